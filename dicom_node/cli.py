@@ -1,0 +1,316 @@
+"""Composition root of the node: reads the settings once and hands every part what it needs."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node import log
+from dicom_node.errors import NodeError
+from dicom_node.listing import Format, print_rows
+from dicom_node.loop import run_loop, stop_on_signals
+from models.session import Database
+from models.settings import DestinationSettings, Settings, load_settings
+
+_USAGE = 2
+
+Command = Callable[..., None]
+
+
+def _common(command: Command) -> Command:
+    """Add `--config` and `--data-dir`, which every command takes."""
+    for option in (
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder for spool, results and embedded database.",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar="DICOM_NODE_CONFIG",
+            help="node.toml",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _listing(command: Command) -> Command:
+    """Add `--json` and `--csv`, which every listing command takes."""
+    for option in (
+        click.option("--csv", "form", flag_value=Format.CSV.value, help="CSV with a header line."),
+        click.option("--json", "form", flag_value=Format.JSON.value, help="One object per line."),
+    ):
+        command = option(command)
+    return command
+
+
+def _settings(config: Path | None, data_dir: Path | None, **overrides: Any) -> Settings:  # noqa: ANN401
+    try:
+        return load_settings(config, data_dir=data_dir, **overrides)
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _database(settings: Settings) -> Database:
+    return Database(settings.effective_database_url)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dicom-node")
+def cli() -> None:
+    """DICOM PACS integration node for chest-radiograph AI. Research use only."""
+
+
+@cli.command()
+@_common
+@click.option("--ae-title", help="AE title of this node (default NODE).")
+@click.option("--dicom-port", type=click.IntRange(1, 65535), help="DICOM port (default 11112).")
+@click.option("--web-port", type=click.IntRange(1, 65535), help="HTTP port (default 8080).")
+@click.option("--pacs", multiple=True, metavar="AET@HOST:PORT", help="Receiver; repeatable.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes (default 1).")
+def up(config: Path | None, data_dir: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """Run the whole node on this machine; prints `ready` when it can take studies."""
+    from dicom_node.supervisor import Supervisor
+
+    settings = _with_options(_settings(config, data_dir), **options)
+    log.configure("up")
+    Supervisor(settings).run(stop_on_signals())
+
+
+def _with_options(
+    settings: Settings,
+    *,
+    ae_title: str | None,
+    dicom_port: int | None,
+    web_port: int | None,
+    pacs: tuple[str, ...],
+    workers: int | None,
+) -> Settings:
+    """Return the settings with what the command line says put over them, validated again."""
+    tree = settings.model_dump()
+    changes = (
+        ("dicom", "ae_title", ae_title),
+        ("dicom", "port", dicom_port),
+        ("web", "port", web_port),
+        ("worker", "concurrency", workers),
+    )
+    for section, key, value in changes:
+        if value is not None:
+            tree[section][key] = value
+    try:
+        if pacs:
+            tree["destinations"] = [DestinationSettings.parse(text) for text in pacs]
+        return type(settings).model_validate(tree)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@cli.command()
+@_common
+def listen(config: Path | None, data_dir: Path | None) -> None:
+    """Receive objects by C-STORE."""
+    from dicom_node import listener
+
+    settings = _settings(config, data_dir)
+    log.configure("listen")
+    listener.run(settings, _database(settings), stop_on_signals())
+
+
+@cli.command()
+@_common
+def dispatch(config: Path | None, data_dir: Path | None) -> None:
+    """Publish jobs, settle studies, plan deliveries, take back expired leases."""
+    from dicom_node.dispatch import Dispatcher
+    from dicom_node.queue import JobQueue
+
+    settings = _settings(config, data_dir)
+    log.configure("dispatch")
+    queue = JobQueue(settings.effective_broker_url)
+    dispatcher = Dispatcher(settings, _database(settings), queue)
+    run_loop(dispatcher.step, stop_on_signals(), settings.dispatch.poll_seconds)
+
+
+@cli.command()
+@_common
+def deliver(config: Path | None, data_dir: Path | None) -> None:
+    """Send results to their destinations."""
+    from dicom_node import delivery
+
+    settings = _settings(config, data_dir)
+    log.configure("deliver")
+    database = _database(settings)
+    delivery.synchronise_destinations(database, settings)
+    delivery.run(settings, database, stop_on_signals())
+
+
+@cli.command()
+@_common
+def web(config: Path | None, data_dir: Path | None) -> None:
+    """Serve health and ledger over HTTP."""
+    from dicom_node.web import serve
+
+    settings = _settings(config, data_dir)
+    log.configure("web")
+    serve.run(settings, _database(settings))
+
+
+@cli.group()
+def db() -> None:
+    """Database schema."""
+
+
+@db.command("upgrade")
+@_common
+def db_upgrade(config: Path | None, data_dir: Path | None) -> None:
+    """Bring the database to this release's schema."""
+    from migrations import schema
+
+    database = _database(_settings(config, data_dir))
+    schema.upgrade(database)
+    click.echo(f"schema {schema.current_revision(database)}")
+
+
+@db.command("check")
+@_common
+def db_check(config: Path | None, data_dir: Path | None) -> None:
+    """Say whether the database has this release's schema; exit 1 when not."""
+    from dicom_node.doctor import check_database
+
+    try:
+        click.echo(check_database(_database(_settings(config, data_dir))))
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@cli.command()
+@_common
+def check(config: Path | None, data_dir: Path | None) -> None:
+    """Examine database, spool, broker, workers and destinations; exit 1 on a problem."""
+    from dicom_node.doctor import examine
+
+    settings = _settings(config, data_dir)
+    findings = examine(settings, _database(settings))
+    console = Console()
+    for finding in findings:
+        mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
+        console.print(f"{mark} {finding.name}: ", end="")
+        console.print(finding.detail, markup=False)
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@cli.command()
+@_common
+@_listing
+def ledger(config: Path | None, data_dir: Path | None, form: str | None) -> None:
+    """Print the ledger; exit 1 when it does not balance."""
+    from dicom_node.ledger import compute
+
+    settings = _settings(config, data_dir)
+    lines = compute(_database(settings), settings)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": line.name,
+            "left": line.left,
+            "right": line.right,
+            "balanced": line.balanced,
+            "parts": line.parts
+            if form == Format.JSON
+            else ", ".join(f"{name} {number}" for name, number in line.parts.items() if number),
+        }
+        for line in lines
+    ]
+    columns = [
+        ("count", "name"),
+        ("", "left"),
+        ("must equal", "right"),
+        ("of which", "parts"),
+        ("balanced", "balanced"),
+    ]
+    print_rows(rows, Format(form or Format.TABLE), columns)
+    sys.exit(0 if all(line.balanced for line in lines) else 1)
+
+
+def _utc(
+    _context: click.Context, _option: click.Parameter, value: datetime | None
+) -> datetime | None:
+    """Read a date without a zone as local time, as a person means it."""
+    return value.astimezone(UTC) if value else None
+
+
+@cli.command()
+@_common
+@_listing
+@click.option("--since", type=click.DateTime(), callback=_utc, help="Received at or after.")
+@click.option("--until", type=click.DateTime(), callback=_utc, help="Received before.")
+@click.option("--patient-id")
+@click.option("--accession", "accession_number")
+@click.option("--study-uid", "study_instance_uid")
+@click.option("--min-percent", type=float, help="Total opacity at least this many percent.")
+@click.option("--state", help="analysed, not_analysed, failed, quarantined, queued, received")
+def results(
+    config: Path | None,
+    data_dir: Path | None,
+    form: str | None,
+    **wanted: Any,  # noqa: ANN401  the fields of ResultFilter
+) -> None:
+    """List received images with status, reason and numbers."""
+    from dicom_node.results import ResultFilter
+    from dicom_node.results import results as rows
+
+    settings = _settings(config, data_dir)
+    columns = [
+        ("patient", "patient_id"),
+        ("study", "study_instance_uid"),
+        ("status", "status"),
+        ("reason", "reason"),
+        ("opacity %", "opacity_percent.total"),
+        ("left", "opacity_percent.left"),
+        ("right", "opacity_percent.right"),
+        ("severity", "severity"),
+        ("study state", "study_state"),
+    ]
+    with _database(settings).read() as session:
+        found = rows(session, settings, ResultFilter(**wanted))
+        print_rows(found, Format(form or Format.TABLE), columns)
+
+
+@cli.command()
+@_common
+@click.option(
+    "--input", "input_dir", type=click.Path(path_type=Path, exists=True), help="Your files."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("demo-data"), show_default=True
+)
+def demo(config: Path | None, data_dir: Path | None, input_dir: Path | None, out: Path) -> None:
+    """Show the whole path: sample studies in, results in a PACS, a table, overlay pictures."""
+    from dicom_node.demo import run_demo
+
+    if config or data_dir:
+        msg = "the demo runs on defaults in a folder of its own: use --out, not these options"
+        raise click.UsageError(msg)
+    sys.exit(run_demo(input_dir, out))
+
+
+def main() -> None:
+    """Run the command; an error that a user can cause ends in one sentence, not a traceback."""
+    try:
+        cli(prog_name="dicom-node")
+    except NodeError as error:
+        click.echo(f"dicom-node: {error}", err=True)
+        sys.exit(1)
+    except SQLAlchemyError as error:
+        text = str(getattr(error, "orig", None) or error).splitlines()[0]
+        click.echo(
+            f"dicom-node: the database cannot be used: {text} "
+            "(is DICOM_NODE_DATABASE_URL right, and was `dicom-node db upgrade` run?)",
+            err=True,
+        )
+        sys.exit(1)

@@ -1,0 +1,94 @@
+"""SOP Classes and transfer syntaxes that the listener accepts: one table.
+
+Every transfer syntax that a worker can decode is accepted, and also those that can only be stored:
+refusing bytes loses them, storing them loses nothing and is reported (`no_decoder`).
+"""
+
+from typing import Final
+
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    EnhancedSRStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+
+# What workers analyse.
+IMAGE_CLASSES: Final = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
+
+# What a PACS sends along when it routes whole studies, our own results among it.
+COMPANION_CLASSES: Final = (
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    EnhancedSRStorage,
+    ComprehensiveSRStorage,
+    Comprehensive3DSRStorage,
+)
+
+NATIVE: Final = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+)
+
+COMPRESSED: Final = (
+    JPEGLosslessSV1,
+    JPEGLossless,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000,
+    JPEGLSNearLossless,
+    HTJ2K,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+)
+
+# Stored, not decoded: no maintained decoder exists, or it is no still image.
+STORE_ONLY: Final = (
+    UID("1.2.840.10008.1.2.4.52"),  # JPEG Extended (Processes 3 & 5), retired
+    UID("1.2.840.10008.1.2.4.53"),  # JPEG Spectral Selection, Non-Hierarchical (6 & 8), retired
+    UID("1.2.840.10008.1.2.4.55"),  # JPEG Full Progression, Non-Hierarchical (10 & 12), retired
+    UID("1.2.840.10008.1.2.4.92"),  # JPEG 2000 Part 2 Multi-component, lossless only
+    UID("1.2.840.10008.1.2.4.93"),  # JPEG 2000 Part 2 Multi-component
+    UID("1.2.840.10008.1.2.4.110"),  # JPEG XL Lossless
+    UID("1.2.840.10008.1.2.4.111"),  # JPEG XL JPEG Recompression
+    UID("1.2.840.10008.1.2.4.112"),  # JPEG XL
+    UID("1.2.840.10008.1.2.8.1"),  # Deflated Image Frame Compression
+)
+
+STORAGE_SYNTAXES: Final = NATIVE + COMPRESSED + STORE_ONLY
+
+ACCEPTED: Final[dict[UID, tuple[UID, ...]]] = {
+    Verification: (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+    **dict.fromkeys(IMAGE_CLASSES + COMPANION_CLASSES, STORAGE_SYNTAXES),
+}

@@ -1,0 +1,212 @@
+"""The loop that sends results: claims due rows, sends, records, backs off.
+
+One thread per destination, so that a slow or hanging PACS keeps no other one waiting.
+"""
+
+import logging
+import os
+import random
+import socket
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from dicom_node.loop import run_loop
+from dicom_node.senders.base import Parcel, Receiver, Sender, SendResult, Verdict
+from dicom_node.senders.cstore import CStoreSender
+from dicom_node.settling import ENDED
+from models.audit import AuditAction, record
+from models.base import advance, utc_now
+from models.delivery import Delivery, Destination
+from models.result import Artifact, ReportedAnalysis
+from models.session import Database
+from models.settings import DeliverySettings, Settings
+from models.states import ArtifactKind, DeliveryState
+
+log = logging.getLogger(__name__)
+
+
+class Deliverer:
+    """Delivers to one destination; `step` does one batch."""
+
+    def __init__(
+        self, settings: Settings, database: Database, sender: Sender, destination_id: int
+    ) -> None:
+        self._settings: DeliverySettings = settings.delivery
+        self._root: Path = settings.artifact_dir
+        self._database = database
+        self._sender = sender
+        self._destination_id = destination_id
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+
+    def step(self) -> bool:
+        """Send one batch of due artifacts; return whether there was any."""
+        with self._database.read() as session:
+            self_due = self._due_ids(session)
+            expired = self._expired_ids(session)
+        for delivery_id in expired:
+            self._take_back(delivery_id)
+        if not self_due:
+            return bool(expired)
+        receiver, parcels = self._claim(self_due)
+        for result in self._sender.send(receiver, parcels):
+            self._record(receiver, result)
+        return True
+
+    def _due_ids(self, session: Session) -> list[int]:
+        """Return due deliveries, segmentations first, a report only after its segmentations."""
+        segmentation, sibling = aliased(Artifact), aliased(Delivery)
+        open_segmentation = (
+            select(sibling.id)
+            .join(segmentation, sibling.artifact_id == segmentation.id)
+            .join(ReportedAnalysis, ReportedAnalysis.analysis_id == segmentation.analysis_id)
+            .where(
+                ReportedAnalysis.artifact_id == Artifact.id,
+                segmentation.kind == ArtifactKind.SEG,
+                sibling.destination_id == self._destination_id,
+                sibling.state.not_in(ENDED),
+            )
+        )
+        query = (
+            select(Delivery.id)
+            .join(Artifact, Delivery.artifact_id == Artifact.id)
+            .where(
+                Delivery.destination_id == self._destination_id,
+                Delivery.state == DeliveryState.DUE,
+                Delivery.next_attempt_at <= utc_now(),
+                (Artifact.kind != ArtifactKind.SR) | ~open_segmentation.exists(),
+            )
+            .order_by(Delivery.next_attempt_at, Delivery.id)
+            .limit(self._settings.batch)
+        )
+        return list(session.scalars(query))
+
+    def _expired_ids(self, session: Session) -> list[int]:
+        query = select(Delivery.id).where(
+            Delivery.destination_id == self._destination_id,
+            Delivery.state == DeliveryState.SENDING,
+            Delivery.lease_until < utc_now(),
+        )
+        return list(session.scalars(query))
+
+    def _take_back(self, delivery_id: int) -> None:
+        """Make due again what a dead sender had; an object that did arrive may arrive again."""
+        with self._database.write() as session:
+            delivery = session.get_one(Delivery, delivery_id)
+            if delivery.state is DeliveryState.SENDING:
+                advance(session, delivery, DeliveryState.DUE, lease_owner=None, lease_until=None)
+
+    def _claim(self, ids: list[int]) -> tuple[Receiver, list[Parcel]]:
+        """Lease the rows for the time that a batch may take at worst."""
+        worst = self._settings.lease_seconds + self._settings.timeout_seconds * len(ids)
+        until = utc_now() + timedelta(seconds=worst)
+        parcels: list[Parcel] = []
+        with self._database.write() as session:
+            destination = session.get_one(Destination, self._destination_id)
+            receiver = Receiver(
+                destination.name, destination.ae_title, destination.host, destination.port
+            )
+            for delivery_id in ids:
+                delivery = session.get_one(Delivery, delivery_id)
+                if delivery.state is DeliveryState.DUE and advance(
+                    session,
+                    delivery,
+                    DeliveryState.SENDING,
+                    lease_owner=self._owner,
+                    lease_until=until,
+                    attempts=delivery.attempts + 1,
+                ):
+                    parcels.append(self._parcel(delivery))
+        return receiver, parcels
+
+    def _parcel(self, delivery: Delivery) -> Parcel:
+        artifact = delivery.artifact
+        return Parcel(
+            delivery_id=delivery.id,
+            path=self._root / artifact.storage_key,
+            sop_class_uid=artifact.sop_class_uid or "",
+            sop_instance_uid=artifact.sop_instance_uid or "",
+        )
+
+    def _record(self, receiver: Receiver, result: SendResult) -> None:
+        with self._database.write() as session:
+            delivery = session.get_one(Delivery, result.delivery_id)
+            if delivery.state is not DeliveryState.SENDING or delivery.lease_owner != self._owner:
+                return  # the lease expired and somebody else has it now
+            self._advance(session, delivery, result)
+            artifact = delivery.artifact
+            record(
+                session,
+                AuditAction.ARTIFACT_SENT,
+                result.verdict.value,
+                called_aet=receiver.ae_title,
+                peer=f"{receiver.host}:{receiver.port}",
+                sop_instance_uid=artifact.sop_instance_uid,
+                status=result.status,
+                details={"delivery": delivery.id, "attempt": delivery.attempts},
+            )
+        if result.verdict is not Verdict.SENT:
+            log.warning("delivery %d: %s: %s", delivery.id, result.verdict.value, result.error)
+
+    def _advance(self, session: Session, delivery: Delivery, result: SendResult) -> None:
+        common = {"lease_owner": None, "lease_until": None, "error": result.error}
+        common["status"] = result.status  # type: ignore[assignment]
+        if result.verdict is Verdict.SENT:
+            advance(session, delivery, DeliveryState.SENT, sent_at=utc_now(), **common)
+        elif result.verdict is Verdict.REJECTED:
+            advance(session, delivery, DeliveryState.REJECTED, **common)
+        elif delivery.attempts >= self._settings.max_attempts:
+            advance(session, delivery, DeliveryState.DEAD, **common)
+        else:
+            due = utc_now() + timedelta(seconds=backoff(self._settings, delivery.attempts))
+            advance(session, delivery, DeliveryState.DUE, next_attempt_at=due, **common)
+
+
+def backoff(settings: DeliverySettings, attempts: int) -> float:
+    """Return seconds to wait after `attempts` failures: doubling, capped, with ±50 % jitter.
+
+    Jitter is for senders that failed together: they must not come back together.
+    """
+    doubled = settings.backoff_seconds * 2.0 ** min(attempts - 1, 30)
+    return min(settings.backoff_cap_seconds, doubled) * random.uniform(0.5, 1.5)
+
+
+def synchronise_destinations(database: Database, settings: Settings) -> None:
+    """Make the destination rows say what the settings say; what is gone there is disabled here."""
+    with database.write() as session:
+        known = {row.name: row for row in session.scalars(select(Destination))}
+        for wanted in settings.destinations:
+            row = known.pop(wanted.name, None) or Destination(name=wanted.name)
+            row.ae_title, row.host, row.port = wanted.ae_title, wanted.host, wanted.port
+            row.enabled = True
+            session.add(row)
+        for row in known.values():
+            row.enabled = False
+
+
+def run(settings: Settings, database: Database, stop: threading.Event) -> None:
+    """Deliver to every enabled destination until `stop` is set."""
+    sender = CStoreSender(
+        settings.delivery.calling_aet or settings.dicom.ae_title, settings.delivery.timeout_seconds
+    )
+    with database.read() as session:
+        ids = list(session.scalars(select(Destination.id).where(Destination.enabled)))
+    threads = [
+        threading.Thread(
+            target=lambda key=key: run_loop(
+                Deliverer(settings, database, sender, key).step,
+                stop,
+                settings.delivery.poll_seconds,
+            ),
+            name=f"deliver-{key}",
+        )
+        for key in ids
+    ]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    for thread in threads:
+        thread.join()

@@ -1,0 +1,174 @@
+"""The loop that keeps rows moving: publish, reap, settle, plan deliveries, recover orphans.
+
+Everything it does follows from rows alone, so it can be killed at any point and started again,
+and two of them running at once do no harm.
+"""
+
+import logging
+import time
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.queue import JobQueue
+from dicom_node.recovery import recover_orphans
+from dicom_node.settling import (
+    delivered_studies,
+    plan_deliveries,
+    quiet_studies,
+    settle,
+    studies_with_report,
+)
+from dicom_node.spool import Spool
+from models.base import advance, utc_now
+from models.imaging import Study
+from models.job import Job
+from models.messages import QUEUES, queue_of
+from models.reasons import SENTENCES, Reason
+from models.session import Database
+from models.settings import Settings
+from models.states import InstanceState, JobState, StudyState
+
+log = logging.getLogger(__name__)
+
+_BATCH = 200
+_LOST_MESSAGE_SECONDS = 900.0
+
+
+class Dispatcher:
+    """One dispatch loop; `step` does one round."""
+
+    def __init__(self, settings: Settings, database: Database, queue: JobQueue) -> None:
+        self._settings = settings
+        self._database = database
+        self._queue = queue
+        self._spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
+        self._next_orphan_sweep = 0.0
+
+    def step(self) -> bool:
+        """Do one round; return whether anything moved."""
+        self._sweep_orphans()
+        # Publishing comes last: it alone needs the broker, and a broker that is away must not
+        # keep the rest from moving.
+        moved = self._reap() + self._settle() + self._plan() + self._finish() + self._publish()
+        return moved > 0
+
+    def _publish(self) -> int:
+        """Send ids of pending jobs that were never sent, or whose message seems lost."""
+        with self._database.read() as session:
+            jobs = self._unpublished(session) or self._overdue(session)
+        for count, job in enumerate(jobs):
+            self._queue.publish(job)
+            if count % 50 == 49 or count == len(jobs) - 1:  # noqa: PLR2004  commit in blocks
+                self._mark_published([job.id for job in jobs[: count + 1]])
+        return len(jobs)
+
+    def _mark_published(self, ids: list[int]) -> None:
+        with self._database.write() as session:
+            for job in session.scalars(select(Job).where(Job.id.in_(ids))):
+                job.published_at = utc_now()
+
+    @staticmethod
+    def _unpublished(session: Session) -> list[Job]:
+        query = select(Job).where(Job.state == JobState.PENDING, Job.published_at.is_(None))
+        return list(session.scalars(query.order_by(Job.priority.desc(), Job.id).limit(_BATCH)))
+
+    def _overdue(self, session: Session) -> list[Job]:
+        """Return jobs whose message is lost: their queue is empty, or it is very old.
+
+        A long queue is no reason to send everything again; a message that comes twice is dropped
+        by the claim anyway.
+        """
+        now = utc_now()
+        recent = now - timedelta(seconds=self._settings.dispatch.republish_seconds)
+        query = (
+            select(Job)
+            .where(Job.state == JobState.PENDING, Job.published_at < recent)
+            .order_by(Job.priority.desc(), Job.id)
+            .limit(_BATCH)
+        )
+        jobs = list(session.scalars(query))
+        if not jobs:
+            return []
+        empty = {queue for queue in QUEUES if self._queue.depth(queue) == 0}
+        ancient = now - timedelta(seconds=_LOST_MESSAGE_SECONDS)
+        return [
+            job
+            for job in jobs
+            if queue_of(job.kind, stat=job.priority > 0) in empty
+            or (job.published_at is not None and job.published_at < ancient)
+        ]
+
+    def _reap(self) -> int:
+        """Take back jobs whose worker let its lease expire; give up after the last attempt."""
+        with self._database.read() as session:
+            expired = list(
+                session.scalars(
+                    select(Job.id)
+                    .where(Job.state == JobState.LEASED, Job.lease_until < utc_now())
+                    .limit(_BATCH)
+                )
+            )
+        for job_id in expired:
+            with self._database.write() as session:
+                self._take_back(session, job_id)
+        return len(expired)
+
+    def _take_back(self, session: Session, job_id: int) -> None:
+        job = session.get_one(Job, job_id)
+        if job.state is not JobState.LEASED or (job.lease_until or utc_now()) >= utc_now():
+            return  # finished or renewed in the meantime
+        if job.attempts < self._settings.dispatch.max_attempts:
+            log.warning("job %d: lease expired after attempt %d, again", job.id, job.attempts)
+            advance(session, job, JobState.PENDING, published_at=None, lease_owner=None)
+            return
+        log.error("job %d: lease expired after attempt %d, given up", job.id, job.attempts)
+        reason = Reason.WORKER_LOST
+        instance = job.instance
+        if advance(session, job, JobState.DEAD, error=reason.value, finished_at=utc_now()) and (
+            instance is not None and instance.state is InstanceState.QUEUED
+        ):
+            advance(
+                session,
+                instance,
+                InstanceState.FAILED,
+                reason=reason.value,
+                detail=SENTENCES[reason],
+            )
+
+    def _settle(self) -> int:
+        with self._database.read() as session:
+            quiet = [
+                study.id for study in quiet_studies(session, self._settings.dispatch, utc_now())
+            ]
+        moved = 0
+        for study_id in quiet:
+            with self._database.write() as session:
+                moved += settle(session, self._settings, session.get_one(Study, study_id))
+        return moved
+
+    def _plan(self) -> int:
+        with self._database.read() as session:
+            ready = [study.id for study in studies_with_report(session)]
+        for study_id in ready:
+            with self._database.write() as session:
+                plan_deliveries(session, session.get_one(Study, study_id))
+        return len(ready)
+
+    def _finish(self) -> int:
+        with self._database.read() as session:
+            ended = delivered_studies(session)
+        for study_id in ended:
+            with self._database.write() as session:
+                study = session.get_one(Study, study_id)
+                if study.state is StudyState.REPORTED:
+                    advance(session, study, StudyState.DELIVERED)
+        return len(ended)
+
+    def _sweep_orphans(self) -> None:
+        if time.monotonic() < self._next_orphan_sweep:
+            return
+        age = self._settings.dispatch.orphan_seconds
+        self._next_orphan_sweep = time.monotonic() + age
+        recover_orphans(self._database, self._settings, self._spool, age)

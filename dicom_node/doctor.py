@@ -1,0 +1,83 @@
+"""`dicom-node check`: is every part there, and if not, what to do about it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from dicom_node.queue import JobQueue
+from dicom_node.senders.base import Receiver
+from dicom_node.senders.cstore import CStoreSender
+from dicom_node.spool import Spool
+from migrations.schema import current_revision, newest_revision
+from models.session import Database
+from models.settings import Settings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part of the node and whether it works; `detail` says what to do when it does not."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check_database(database: Database) -> str:
+    """Return a remark. Raises when the database cannot be used or has another schema."""
+    with database.read() as session:
+        session.execute(text("SELECT 1"))
+    at, wanted = current_revision(database), newest_revision()
+    if at != wanted:
+        msg = f"its schema is {at}, this release wants {wanted}: run `dicom-node db upgrade`"
+        raise RuntimeError(msg)
+    return f"{database.url.get_backend_name()}, schema {at}"
+
+
+def check_spool(settings: Settings) -> str:
+    """Return a remark. Raises SpoolFullError below the floor, OSError when not writable."""
+    spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
+    spool.require_room()
+    return f"{spool.free_bytes() / 2**30:.1f} GiB free"
+
+
+def _check_workers(queue: JobQueue) -> str:
+    workers = queue.workers()
+    if not workers:
+        msg = "no worker answers: start one with `dicom-worker run`"
+        raise RuntimeError(msg)
+    return f"{len(workers)} answering"
+
+
+def _check_destination(sender: CStoreSender, receiver: Receiver) -> str:
+    problem = sender.echo(receiver)
+    if problem:
+        raise RuntimeError(problem)
+    return "answers C-ECHO"
+
+
+def examine(settings: Settings, database: Database) -> list[Finding]:
+    """Try every part once and return what was found, in the order of the data flow."""
+    queue = JobQueue(settings.effective_broker_url)
+    sender = CStoreSender(
+        settings.delivery.calling_aet or settings.dicom.ae_title, settings.delivery.timeout_seconds
+    )
+    findings = [
+        _try("database", lambda: check_database(database)),
+        _try("spool", lambda: check_spool(settings)),
+        _try("broker", lambda: f"{queue.depth('analyse')} messages waiting in analyse"),
+        _try("workers", lambda: _check_workers(queue)),
+    ]
+    for to in settings.destinations:
+        receiver = Receiver(to.name, to.ae_title, to.host, to.port)
+        name = f"destination {to.name}@{to.host}:{to.port}"
+        findings.append(_try(name, lambda it=receiver: _check_destination(sender, it)))  # type: ignore[misc]
+    queue.close()
+    return findings
+
+
+def _try(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, ok=True, detail=check())
+    except Exception as error:  # noqa: BLE001  whatever is wrong is the finding
+        return Finding(name, ok=False, detail=str(error) or type(error).__name__)

@@ -1,0 +1,146 @@
+"""pynetdicom events: event -> spool -> intake -> status; nothing else."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pynetdicom.events import Event
+
+from dicom_node.errors import NotAuthorisedError, SpoolFullError
+from dicom_node.header import read_identity
+from dicom_node.intake import record_instance
+from dicom_node.receive import ReceivedFile, Reception, data_set_offset
+from dicom_node.spool import Spool
+from dicom_node.status import SUCCESS, store_status
+from dicom_node.types import Peer, SpooledInstance, StoreRequest
+from models.audit import AuditAction, record
+from models.files import sha256_of
+from models.session import Database
+from models.settings import Settings
+from models.states import StoreOutcome
+
+if TYPE_CHECKING:
+    from pynetdicom.dimse_primitives import C_STORE
+    from pynetdicom.pdu_primitives import A_ASSOCIATE
+
+log = logging.getLogger(__name__)
+
+# PS3.8 9.3.4: rejected transient, by the provider (presentation), temporary congestion
+_CONGESTED = (0x02, 0x03, 0x01)
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """The handlers of one listener process and what they need."""
+
+    settings: Settings
+    database: Database
+    spool: Spool
+    reception: Reception
+
+    def on_requested(self, event: Event) -> None:
+        """Reject an association as congested while the spool is below its floor."""
+        try:
+            self.spool.require_room()
+        except SpoolFullError as error:
+            log.error("association rejected: %s", error)  # noqa: TRY400  no traceback wanted
+            event.assoc.acse.send_reject(*_CONGESTED)
+            event.assoc.is_rejected = True
+            self._audit(event, AuditAction.ASSOCIATION_REJECTED, "congested")
+            event.assoc.kill()
+
+    def on_rejected(self, event: Event) -> None:
+        """Record an association that pynetdicom refused (AE titles, association limit)."""
+        self._audit(event, AuditAction.ASSOCIATION_REJECTED, "refused")
+
+    def on_conn_close(self, event: Event) -> None:
+        """Remove what a broken association left half received."""
+        if self.reception.forget(event.assoc.dul):
+            log.warning("connection closed in the middle of a data set")
+
+    def on_c_echo(self, _event: Event) -> int:
+        """Answer verification."""
+        return SUCCESS
+
+    def on_c_store(self, event: Event) -> int:
+        """Store one object; 0x0000 only when file and rows are durable."""
+        received = self.reception.take(event.dataset_path)
+        try:
+            outcome = self._store(event, received)
+        except Exception as error:
+            status = store_status(error)
+            log.exception("C-STORE answered 0x%04X", status)
+            self._audit(event, AuditAction.INSTANCE_REFUSED, type(error).__name__, status)
+            return status
+        finally:
+            received.discard()
+        log.info("C-STORE %s", outcome.value)
+        return SUCCESS
+
+    def _store(self, event: Event, received: ReceivedFile) -> StoreOutcome:
+        peer = _peer(event)
+        self._authorise(peer)
+        received.sync()
+        self.spool.require_room()
+        path = Path(received.name)
+        command = cast("C_STORE", event.request)
+        request = StoreRequest(
+            sop_class_uid=str(command.AffectedSOPClassUID),
+            sop_instance_uid=str(command.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+        )
+        offset = data_set_offset(path)
+        identity = read_identity(path, offset, request)
+        digest = sha256_of(path, offset)
+        key = self.spool.adopt(path)
+        spooled = SpooledInstance(
+            storage_key=key,
+            path=self.spool.path(key),
+            identity=identity,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            data_set_sha256=digest,
+            size_bytes=received.size,
+            peer=peer,
+        )
+        # If the commit fails after it took effect (connection lost at the answer), a row may point
+        # to this file: it stays, and the orphan sweep settles it either way.
+        outcome = record_instance(self.database, self.settings, spooled)
+        if outcome in {StoreOutcome.DUPLICATE, StoreOutcome.OWN_RESULT}:
+            self.spool.delete(key)
+        return outcome
+
+    def _authorise(self, peer: Peer) -> None:
+        allowed = self.settings.dicom.store_calling_aets
+        if allowed and peer.calling_aet not in allowed:
+            msg = f"AE {peer.calling_aet} may not store: add it to dicom.store_calling_aets"
+            raise NotAuthorisedError(msg)
+
+    def _audit(
+        self, event: Event, action: AuditAction, outcome: str, status: int | None = None
+    ) -> None:
+        peer = _peer(event)
+        try:
+            with self.database.write() as session:
+                record(
+                    session,
+                    action,
+                    outcome,
+                    calling_aet=peer.calling_aet,
+                    called_aet=peer.called_aet,
+                    peer=peer.address,
+                    status=status,
+                )
+        except Exception:
+            log.exception("audit event %s could not be written", action.value)
+
+
+def _peer(event: Event) -> Peer:
+    """Return who sends; AE titles cut to 16 characters as PS3.5 6.2 has them."""
+    requestor = event.assoc.requestor
+    primitive = cast("A_ASSOCIATE", requestor.primitive)
+    return Peer(
+        calling_aet=str(primitive.calling_ae_title).strip()[:16],
+        called_aet=str(primitive.called_ae_title).strip()[:16],
+        address=f"{requestor.address}:{requestor.port}",
+    )

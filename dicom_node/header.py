@@ -1,0 +1,95 @@
+"""Read who and what a received data set is, without ever touching its pixels.
+
+All of it is a peer's text and may be hostile: elements may claim lengths far beyond the file, nest
+thousands deep, or inflate without end.
+"""
+
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dicom_node.errors import DataSetMismatchError, NotUnderstoodError
+from dicom_node.types import Identity, StoreRequest
+
+_LAST_TAG: Final = 0x0020000E  # Series Instance UID; everything below is in front of it
+_MAX_HEADER_BYTES: Final = 4 << 20
+_UID_LENGTH: Final = 64  # PS3.5 9.1
+_UID_CHARACTERS: Final = frozenset("0123456789.")
+_IMPLICIT = ImplicitVRLittleEndian
+
+
+def _head_of(path: Path, offset: int, transfer_syntax: UID) -> BytesIO:
+    """Return the first part of the data set, inflated under a limit where it is deflated."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        raw = file.read(_MAX_HEADER_BYTES)
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw, _MAX_HEADER_BYTES)
+    return BytesIO(raw)
+
+
+def _parse(path: Path, offset: int, transfer_syntax_uid: str) -> Dataset:
+    syntax = UID(transfer_syntax_uid)
+    try:
+        return read_dataset(
+            _head_of(path, offset, syntax),
+            is_implicit_VR=syntax == _IMPLICIT,
+            is_little_endian=syntax.is_little_endian,
+            stop_when=lambda tag, _vr, _length: tag > _LAST_TAG,
+        )
+    except (Exception, RecursionError) as error:
+        msg = f"the data set cannot be parsed ({type(error).__name__})"
+        raise NotUnderstoodError(msg) from error
+
+
+def _text(ds: Dataset, keyword: str, length: int) -> str | None:
+    """Return an element as stripped text of at most `length` characters; None when empty."""
+    try:
+        value = ds.get(keyword)
+    except Exception:  # noqa: BLE001  a broken element says as little as a missing one
+        return None
+    text = "" if value is None else str(value).replace("\0", "").strip()
+    return text[:length] or None
+
+
+def _uid(ds: Dataset, keyword: str) -> str:
+    text = _text(ds, keyword, _UID_LENGTH + 1)
+    if text is None or len(text) > _UID_LENGTH or not _UID_CHARACTERS.issuperset(text):
+        msg = f"{keyword} is missing or is no UID"
+        raise NotUnderstoodError(msg)
+    return text
+
+
+def read_identity(path: Path, offset: int, request: StoreRequest) -> Identity:
+    """Return the identity of the data set at `offset` of `path`.
+
+    Raises NotUnderstoodError when it cannot be parsed or lacks a UID, DataSetMismatchError when
+    its SOP Class or Instance UID is not what the command announced (PS3.4 B.2.3).
+    """
+    ds = _parse(path, offset, request.transfer_syntax_uid)
+    identity = Identity(
+        sop_class_uid=_uid(ds, "SOPClassUID"),
+        sop_instance_uid=_uid(ds, "SOPInstanceUID"),
+        study_instance_uid=_uid(ds, "StudyInstanceUID"),
+        series_instance_uid=_uid(ds, "SeriesInstanceUID"),
+        modality=_text(ds, "Modality", 16),
+        patient_id=_text(ds, "PatientID", 64),
+        issuer_of_patient_id=_text(ds, "IssuerOfPatientID", 64),
+        accession_number=_text(ds, "AccessionNumber", 64),
+        study_date=_text(ds, "StudyDate", 8),
+        presentation_intent=_text(ds, "PresentationIntentType", 16),
+        manufacturer=_text(ds, "Manufacturer", 64),
+        manufacturer_model_name=_text(ds, "ManufacturerModelName", 64),
+    )
+    if (identity.sop_class_uid, identity.sop_instance_uid) != (
+        request.sop_class_uid,
+        request.sop_instance_uid,
+    ):
+        msg = "SOP Class or SOP Instance UID differ from the C-STORE command"
+        raise DataSetMismatchError(msg)
+    return identity

@@ -1,0 +1,220 @@
+"""A spooled object becomes rows, in one transaction, as often as it is sent.
+
+What is decided here: new, duplicate, conflict, our own result coming back; quarantined or not;
+whether it needs an analyse job. The audit event stands in the same transaction, so the ledger's
+two sides cannot drift apart.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from dicom_node.contexts import IMAGE_CLASSES
+from dicom_node.status import SUCCESS
+from dicom_node.types import Identity, SpooledInstance
+from models.audit import AuditAction, record
+from models.base import advance, utc_now
+from models.identity import is_own_object
+from models.imaging import Instance, Series, Study
+from models.job import ROUTINE, STAT, Job
+from models.reasons import SENTENCES, Reason
+from models.result import Artifact
+from models.session import Database
+from models.settings import Settings
+from models.states import InstanceState, JobKind, StoreOutcome, StudyState
+
+_TRIES = 5
+FOR_PROCESSING = "FOR PROCESSING"
+_FOR_PROCESSING_CLASS = IMAGE_CLASSES[2]
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What a new instance starts as."""
+
+    state: InstanceState
+    reason: Reason | None = None
+
+
+def record_instance(
+    database: Database,
+    settings: Settings,
+    spooled: SpooledInstance,
+    action: AuditAction = AuditAction.INSTANCE_STORED,
+) -> StoreOutcome:
+    """Write the rows of one received object and return what it was.
+
+    When this returns, the rows are committed. Repeating it with the same object adds nothing but
+    an audit event. Raises sqlalchemy.exc.SQLAlchemyError when the database cannot be written.
+    """
+    for attempt in range(_TRIES):
+        try:
+            with database.write() as session:
+                outcome = _record(session, settings, spooled)
+                _audit(session, action, outcome, spooled)
+        except IntegrityError:
+            # Another association inserted the same study, series or instance between our look
+            # and our insert; its commit is visible now, so look again.
+            if attempt == _TRIES - 1:
+                raise
+        else:
+            return outcome
+    raise AssertionError  # the loop returns or raises
+
+
+def _audit(
+    session: Session, action: AuditAction, outcome: StoreOutcome, spooled: SpooledInstance
+) -> None:
+    record(
+        session,
+        action,
+        outcome.value,
+        calling_aet=spooled.peer.calling_aet,
+        called_aet=spooled.peer.called_aet,
+        peer=spooled.peer.address,
+        study_instance_uid=spooled.identity.study_instance_uid,
+        sop_instance_uid=spooled.identity.sop_instance_uid,
+        status=SUCCESS,
+        details={"data_set_sha256": spooled.data_set_sha256, "size_bytes": spooled.size_bytes},
+        patient={"patient_id": spooled.identity.patient_id},
+    )
+
+
+def _record(session: Session, settings: Settings, spooled: SpooledInstance) -> StoreOutcome:
+    identity = spooled.identity
+    if _is_own(session, settings, identity):
+        return StoreOutcome.OWN_RESULT
+    same_uid = session.scalars(
+        select(Instance).where(Instance.sop_instance_uid == identity.sop_instance_uid)
+    ).all()
+    if any(row.data_set_sha256 == spooled.data_set_sha256 for row in same_uid):
+        return StoreOutcome.DUPLICATE
+    study = _study(session, spooled)
+    is_conflict = any(row.state is not InstanceState.QUARANTINED for row in same_uid)
+    verdict = _judge(settings, study, spooled, is_conflict=is_conflict)
+    instance = _add_instance(session, study, spooled, verdict)
+    if verdict.state is InstanceState.QUEUED:
+        session.add(_analyse_job(settings, instance))
+    if verdict.state is not InstanceState.QUARANTINED:
+        _accept_into(session, study, spooled)
+    session.flush()
+    conflict = verdict.reason is Reason.UID_CONFLICT
+    return StoreOutcome.CONFLICT if conflict else StoreOutcome.STORED
+
+
+def _is_own(session: Session, settings: Settings, identity: Identity) -> bool:
+    """Recognise what we made: by equipment, by UID root, or by its UID in our own rows."""
+    if is_own_object(
+        identity.manufacturer or "",
+        identity.manufacturer_model_name or "",
+        identity.sop_instance_uid,
+        settings.objects.uid_root,
+    ):
+        return True
+    found = select(Artifact.id).where(Artifact.sop_instance_uid == identity.sop_instance_uid)
+    return session.scalar(found) is not None
+
+
+def _judge(
+    settings: Settings, study: Study, spooled: SpooledInstance, *, is_conflict: bool
+) -> _Verdict:
+    """Decide quarantine first, then whether a worker must look at the object at all."""
+    identity = spooled.identity
+    if identity.patient_id is None and not settings.dicom.allow_missing_patient_id:
+        return _Verdict(InstanceState.QUARANTINED, Reason.NO_PATIENT_ID)
+    if is_conflict:
+        return _Verdict(InstanceState.QUARANTINED, Reason.UID_CONFLICT)
+    owner = (study.patient_id, study.issuer_of_patient_id)
+    if study.patient_id is not None and owner != (
+        identity.patient_id,
+        identity.issuer_of_patient_id,
+    ):
+        return _Verdict(InstanceState.QUARANTINED, Reason.PATIENT_MISMATCH)
+    if identity.sop_class_uid not in IMAGE_CLASSES:
+        return _Verdict(InstanceState.NOT_ANALYSED, Reason.SOP_CLASS)
+    if is_for_processing(identity.sop_class_uid, identity.presentation_intent):
+        return _Verdict(InstanceState.RECEIVED)  # waits for a For Presentation sibling
+    return _Verdict(InstanceState.QUEUED)
+
+
+def is_for_processing(sop_class_uid: str, presentation_intent: str | None) -> bool:
+    """Say whether an image is raw detector data (PS3.3 C.8.11.1)."""
+    return sop_class_uid == _FOR_PROCESSING_CLASS or presentation_intent == FOR_PROCESSING
+
+
+def _study(session: Session, spooled: SpooledInstance) -> Study:
+    uid = spooled.identity.study_instance_uid
+    study = session.scalar(select(Study).where(Study.study_instance_uid == uid).with_for_update())
+    if study is None:
+        study = Study(study_instance_uid=uid, calling_aet=spooled.peer.calling_aet)
+        session.add(study)
+        session.flush()
+    return study
+
+
+def _accept_into(session: Session, study: Study, spooled: SpooledInstance) -> None:
+    """Let an accepted instance set the study's identity once, and open the study again."""
+    identity = spooled.identity
+    if study.patient_id is None:
+        study.patient_id = identity.patient_id
+        study.issuer_of_patient_id = identity.issuer_of_patient_id
+        study.accession_number = identity.accession_number
+        study.study_date = identity.study_date
+    study.last_received_at = utc_now()
+    if study.state is not StudyState.OPEN:
+        advance(session, study, StudyState.OPEN)
+
+
+def _add_instance(
+    session: Session, study: Study, spooled: SpooledInstance, verdict: _Verdict
+) -> Instance:
+    identity = spooled.identity
+    series = session.scalar(
+        select(Series).where(
+            Series.study_id == study.id,
+            Series.series_instance_uid == identity.series_instance_uid,
+        )
+    )
+    if series is None:
+        series = Series(
+            study=study,
+            series_instance_uid=identity.series_instance_uid,
+            modality=identity.modality,
+        )
+    instance = Instance(
+        series=series,
+        sop_instance_uid=identity.sop_instance_uid,
+        sop_class_uid=identity.sop_class_uid,
+        transfer_syntax_uid=spooled.transfer_syntax_uid,
+        data_set_sha256=spooled.data_set_sha256,
+        size_bytes=spooled.size_bytes,
+        storage_key=spooled.storage_key,
+        state=verdict.state,
+        reason=verdict.reason.value if verdict.reason else None,
+        detail=SENTENCES[verdict.reason] if verdict.reason else None,
+        patient_id=identity.patient_id,
+        issuer_of_patient_id=identity.issuer_of_patient_id,
+        presentation_intent=identity.presentation_intent,
+        calling_aet=spooled.peer.calling_aet,
+        called_aet=spooled.peer.called_aet,
+    )
+    session.add(instance)
+    return instance
+
+
+def _analyse_job(settings: Settings, instance: Instance) -> Job:
+    stat = instance.calling_aet in settings.dispatch.stat_calling_aets
+    return Job(
+        kind=JobKind.ANALYSE,
+        instance=instance,
+        model_selector=settings.analysis.model,
+        priority=STAT if stat else ROUTINE,
+    )
+
+
+def queue_for_analysis(session: Session, settings: Settings, instance: Instance) -> None:
+    """Give an instance that waited (For Processing, or released) its analyse job."""
+    if advance(session, instance, InstanceState.QUEUED, reason=None, detail=None):
+        session.add(_analyse_job(settings, instance))

@@ -1,0 +1,167 @@
+"""The ledger: counts from independent sources that must agree, or something was lost.
+
+Sources: audit events (written with each answer), rows, files in the spool, the SR documents
+themselves (read back from disk), and deliveries.
+"""
+
+from dataclasses import dataclass
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from sqlalchemy import ColumnElement, distinct, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.spool import Spool
+from models.audit import AuditAction, AuditEvent
+from models.base import Base
+from models.delivery import Delivery
+from models.imaging import Instance
+from models.job import Job
+from models.reasons import Reason
+from models.result import Analysis, Artifact, ReportedAnalysis
+from models.session import Database
+from models.settings import Settings
+from models.states import ArtifactKind, InstanceState, JobKind, JobState, StoreOutcome
+
+_INTAKE_ACTIONS = (AuditAction.INSTANCE_STORED, AuditAction.INSTANCE_RECOVERED)
+
+_IS_CONFLICT = func.coalesce(Instance.reason, "") == Reason.UID_CONFLICT.value
+
+
+@dataclass(frozen=True)
+class Line:
+    """One equation: what is counted, the two sides, and the parts of the second."""
+
+    name: str
+    left: int
+    right: int
+    parts: dict[str, int]
+
+    @property
+    def balanced(self) -> bool:
+        """Say whether both sides agree."""
+        return self.left == self.right
+
+
+def compute(database: Database, settings: Settings) -> list[Line]:
+    """Return every equation of the ledger, in one consistent view of the rows."""
+    with database.read() as session:
+        return [
+            _received(session),
+            _states(session),
+            _spool(session, settings),
+            _segmentations(session),
+            _reported(session, settings),
+            _deliveries(session),
+        ]
+
+
+def _received(session: Session) -> Line:
+    """C-STORE successes in the audit = rows + duplicates + own results."""
+    audited = _count(session, AuditEvent, AuditEvent.action.in_(_INTAKE_ACTIONS))
+    parts = {
+        "instances": _count(session, Instance, ~_IS_CONFLICT),
+        "conflicts": _count(session, Instance, _IS_CONFLICT),
+    }
+    for outcome in (StoreOutcome.DUPLICATE, StoreOutcome.OWN_RESULT):
+        parts[outcome.value] = _count(
+            session,
+            AuditEvent,
+            AuditEvent.action.in_(_INTAKE_ACTIONS),
+            AuditEvent.outcome == outcome.value,
+        )
+    return Line("C-STORE successes in the audit", audited, sum(parts.values()), parts)
+
+
+def _count(session: Session, model: type[Base], *where: ColumnElement[bool]) -> int:
+    return session.scalar(select(func.count()).select_from(model).where(*where)) or 0
+
+
+def _states(session: Session) -> Line:
+    """Instances = those that ended, plus those that wait: and whatever waits has an active job."""
+    named = {
+        state.value: number
+        for state, number in session.execute(
+            select(Instance.state, func.count())
+            .where(Instance.state != InstanceState.QUEUED)
+            .group_by(Instance.state)
+        )
+    }
+    named["pending"] = _count(
+        session,
+        Job,
+        Job.kind == JobKind.ANALYSE,
+        Job.state.in_((JobState.PENDING, JobState.LEASED)),
+    )
+    return Line("instances", _count(session, Instance), sum(named.values()), named)
+
+
+def _spool(session: Session, settings: Settings) -> Line:
+    """Files in the spool = instances; a surplus waits for the orphan sweep, a lack is a loss."""
+    known = set(session.scalars(select(Instance.storage_key)))
+    files = set(Spool(settings.spool_dir, 0).keys())
+    parts = {"with a row": len(files & known), "missing": len(known - files)}
+    return Line("spool files", len(files), len(known), parts)
+
+
+def _segmentations(session: Session) -> Line:
+    """Analysed instances = analyses that have exactly one SEG, and no image has two results."""
+    analysed = _count(session, Instance, Instance.state == InstanceState.ANALYSED)
+    with_seg = session.scalar(
+        select(func.count(distinct(Analysis.instance_id)))
+        .join(Artifact, Artifact.analysis_id == Analysis.id)
+        .where(Artifact.kind == ArtifactKind.SEG)
+    )
+    return Line("analysed instances", analysed, with_seg or 0, {"with a SEG": with_seg or 0})
+
+
+def _reported(session: Session, settings: Settings) -> Line:
+    """Images that the stored SR documents name = images that the rows say they report."""
+    rows = session.execute(
+        select(Artifact.storage_key, Instance.sop_instance_uid)
+        .join(ReportedAnalysis, ReportedAnalysis.artifact_id == Artifact.id)
+        .join(Analysis, ReportedAnalysis.analysis_id == Analysis.id)
+        .join(Instance, Analysis.instance_id == Instance.id)
+        .where(Artifact.kind == ArtifactKind.SR)
+    ).all()
+    reports = {key for key, _ in rows}
+    done = _count(session, Job, Job.kind == JobKind.REPORT, Job.state == JobState.DONE)
+    named = {(key, uid) for key in reports for uid in _images_in(settings, key)}
+    agreed = len(named & {(key, uid) for key, uid in rows})
+    parts = {"reports": len(reports), "report jobs done": done, "named by both": agreed}
+    return Line("images named in the SRs", len(named), len(rows), parts)
+
+
+def _images_in(settings: Settings, storage_key: str) -> set[str]:
+    """Return the SOP Instance UIDs of the radiographs that an SR on disk names as evidence."""
+    try:
+        document = dcmread(settings.artifact_dir / storage_key)
+    except (OSError, InvalidDicomError):
+        return set()
+    evidence = document.get("CurrentRequestedProcedureEvidenceSequence") or []
+    return {
+        str(item.ReferencedSOPInstanceUID)
+        for study in evidence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+        if item.ReferencedSOPClassUID.name.endswith(
+            ("Computed Radiography Image Storage", "For Presentation", "For Processing")
+        )
+    }
+
+
+def _deliveries(session: Session) -> Line:
+    """Deliveries in each state = what the audit says was planned."""
+    parts = {
+        state.value: number
+        for state, number in session.execute(
+            select(Delivery.state, func.count()).group_by(Delivery.state)
+        )
+    }
+    planned = sum(
+        details["deliveries"]
+        for details in session.scalars(
+            select(AuditEvent.details).where(AuditEvent.action == AuditAction.DELIVERIES_PLANNED)
+        )
+    )
+    return Line("deliveries planned in the audit", planned, sum(parts.values()), parts)

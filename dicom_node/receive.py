@@ -1,0 +1,135 @@
+"""The one place that adjusts pynetdicom: received data sets go straight to the spool.
+
+With `STORE_RECV_CHUNKED_DATASET` pynetdicom 3.0 writes each data set to a `NamedTemporaryFile` in
+the default temporary folder. Two things about that are unfit for a node that must not lose
+anything: the folder may be on another file system (no atomic rename), and a write that fails
+(disk full) ends the association without a status and leaks the file. `install` gives pynetdicom's
+message decoder a file class of ours instead. tests/integration/test_receive.py notices when a new
+pynetdicom no longer uses it.
+"""
+
+import contextlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pynetdicom.dimse_messages
+from pynetdicom import _config
+
+from dicom_node.errors import SpoolFullError
+from dicom_node.spool import Spool
+
+_META_END = 144  # preamble 128, "DICM" 4, (0002,0000) UL 12: what its value counts starts here
+_META_LENGTH = slice(140, 144)
+
+
+class ReceivedFile:
+    """A temporary file that never raises while receiving.
+
+    After a failed write it drains: bytes are dropped, the association lives on, and the C-STORE
+    handler finds the error and answers 0xA700.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.error: OSError | None = None
+        self.size = 0
+        self.owner = threading.current_thread()
+        self._descriptor = -1
+        self.name = str(folder / "unopened")
+        try:
+            self._descriptor, self.name = tempfile.mkstemp(".part", dir=folder)
+        except OSError as error:
+            self.error = error
+
+    @property
+    def file(self) -> "ReceivedFile":
+        """Pynetdicom flushes through the `file` attribute of a NamedTemporaryFile."""
+        return self
+
+    def write(self, data: bytes) -> int:
+        """Append `data`, or drop it after an earlier failure."""
+        if self.error is None:
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[os.write(self._descriptor, view) :]
+            except OSError as error:
+                self.error = error
+                self.discard()
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def sync(self) -> None:
+        """Make the bytes durable. Raises SpoolFullError when any of them could not be written."""
+        if self.error is None:
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self.error = error
+        if self.error is not None:
+            self.discard()
+            msg = f"the spool's disk refused the data set: {self.error.strerror}"
+            raise SpoolFullError(msg) from self.error
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        self.close()
+        with contextlib.suppress(OSError):
+            Path(self.name).unlink(missing_ok=True)
+
+
+class Reception:
+    """The files being received in this process, by path."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._folder = spool.incoming
+        self._files: dict[str, ReceivedFile] = {}
+        self._lock = threading.Lock()
+
+    def install(self) -> None:
+        """Make pynetdicom receive into the spool, from now on, in this process."""
+        _config.STORE_RECV_CHUNKED_DATASET = True
+        vars(pynetdicom.dimse_messages)["NamedTemporaryFile"] = self._open
+
+    def _open(self, *_args: Any, **_kwargs: Any) -> ReceivedFile:  # noqa: ANN401  NamedTemporaryFile's
+        received = ReceivedFile(self._folder)
+        with self._lock:
+            self._files[received.name] = received
+        return received
+
+    def take(self, path: Path) -> ReceivedFile:
+        """Hand over the complete file behind a C-STORE event; the caller disposes of it."""
+        with self._lock:
+            return self._files.pop(str(path))
+
+    def forget(self, owner: threading.Thread) -> int:
+        """Remove what the given association thread left half received; return how many files."""
+        with self._lock:
+            left = [key for key, file in self._files.items() if file.owner is owner]
+            files = [self._files.pop(key) for key in left]
+        for file in files:
+            file.discard()
+        return len(files)
+
+    def __len__(self) -> int:
+        """Return how many files are being received or wait for their handler."""
+        return len(self._files)
+
+
+def data_set_offset(path: Path) -> int:
+    """Return where the data set starts in a Part 10 file that `Reception` wrote (PS3.10 7.1)."""
+    with path.open("rb") as file:
+        head = file.read(_META_END)
+    return _META_END + int.from_bytes(head[_META_LENGTH], "little")

@@ -1,0 +1,57 @@
+"""What a sender promises: one result per artifact, never an exception for the peer's sake."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class Verdict(StrEnum):
+    """What one attempt means for the delivery."""
+
+    SENT = "sent"
+    RETRY = "retry"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Where to send."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One stored DICOM object to send as it is."""
+
+    delivery_id: int
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class SendResult:
+    """The outcome of one parcel. `status` is the DIMSE status, when there was one."""
+
+    delivery_id: int
+    verdict: Verdict
+    status: int | None = None
+    error: str | None = None
+
+
+class Sender(Protocol):
+    """Sends parcels to one receiver."""
+
+    def send(self, receiver: Receiver, parcels: Sequence[Parcel]) -> Iterator[SendResult]:
+        """Yield one result per parcel, as each is known."""
+        ...
+
+    def echo(self, receiver: Receiver) -> str | None:
+        """Return None when the receiver answers a verification, else what went wrong."""
+        ...

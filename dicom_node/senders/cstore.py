@@ -1,0 +1,101 @@
+"""C-STORE SCU: sends stored files as they are, over one association per batch."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.filereader import read_file_meta_info
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+
+from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
+from dicom_node.status import is_retryable, is_stored
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CStoreSender:
+    """Storage SCU under the AE title `calling_aet`; every wait ends after `timeout_seconds`."""
+
+    calling_aet: str
+    timeout_seconds: float
+
+    def __post_init__(self) -> None:
+        """Have pynetdicom stream files instead of decoding and encoding them again."""
+        _config.STORE_SEND_CHUNKED_DATASET = True
+
+    def send(self, receiver: Receiver, parcels: Sequence[Parcel]) -> Iterator[SendResult]:
+        """Yield one result per parcel. What an unreachable receiver did not get is RETRY."""
+        syntaxes = {parcel: _transfer_syntax(parcel.path) for parcel in parcels}
+        ae = self._ae()
+        # One transfer syntax per context: given a choice, the receiver may pick one that the file
+        # is not in (measured with Orthanc).
+        for pair in sorted({(p.sop_class_uid, syntaxes[p]) for p in parcels}):
+            ae.add_requested_context(*pair)
+        assoc = ae.associate(receiver.host, receiver.port, ae_title=receiver.ae_title)
+        try:
+            for parcel in parcels:
+                yield self._send_one(assoc, parcel, syntaxes[parcel])
+        finally:
+            if assoc.is_established:
+                assoc.release()
+
+    def _send_one(self, assoc: Association, parcel: Parcel, syntax: str) -> SendResult:
+        if not assoc.is_established:
+            return SendResult(parcel.delivery_id, Verdict.RETRY, error=_why_not(assoc))
+        accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
+        if (parcel.sop_class_uid, syntax) not in accepted:
+            message = "the destination does not accept this SOP Class in this transfer syntax"
+            return SendResult(parcel.delivery_id, Verdict.REJECTED, error=message)
+        try:
+            answer = assoc.send_c_store(parcel.path)
+        except (RuntimeError, ValueError, OSError) as error:
+            return SendResult(parcel.delivery_id, Verdict.RETRY, error=str(error)[:400])
+        if "Status" not in answer:
+            message = "the association ended or timed out before an answer came"
+            return SendResult(parcel.delivery_id, Verdict.RETRY, error=message)
+        return _judge(parcel, int(answer.Status))
+
+    def echo(self, receiver: Receiver) -> str | None:
+        """C-ECHO the receiver."""
+        ae = self._ae()
+        ae.add_requested_context(Verification)
+        assoc = ae.associate(receiver.host, receiver.port, ae_title=receiver.ae_title)
+        if not assoc.is_established:
+            return _why_not(assoc)
+        try:
+            answer = assoc.send_c_echo()
+        finally:
+            assoc.release()
+        status = answer.get("Status")
+        return None if status == 0 else f"C-ECHO was answered with {status}"
+
+    def _ae(self) -> AE:
+        ae = AE(ae_title=self.calling_aet)
+        ae.acse_timeout = self.timeout_seconds
+        ae.dimse_timeout = self.timeout_seconds
+        ae.network_timeout = self.timeout_seconds
+        ae.connection_timeout = self.timeout_seconds
+        return ae
+
+
+def _transfer_syntax(path: Path) -> str:
+    return str(read_file_meta_info(path).TransferSyntaxUID)
+
+
+def _why_not(assoc: Association) -> str:
+    if assoc.is_rejected:
+        return "the destination rejected the association: check the AE titles on both sides"
+    if assoc.is_aborted:
+        return "the destination aborted the association or cannot be reached"
+    return "the association ended"
+
+
+def _judge(parcel: Parcel, status: int) -> SendResult:
+    if is_stored(status):
+        return SendResult(parcel.delivery_id, Verdict.SENT, status)
+    verdict = Verdict.RETRY if is_retryable(status) else Verdict.REJECTED
+    return SendResult(parcel.delivery_id, verdict, status, f"C-STORE was answered 0x{status:04X}")

@@ -1,0 +1,185 @@
+"""When is a study complete, and what follows: report job, deliveries, closing. Rows only."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from dicom_node.intake import is_for_processing, queue_for_analysis
+from models.audit import AuditAction, record
+from models.base import advance
+from models.delivery import Delivery, Destination
+from models.imaging import Instance, Series, Study
+from models.job import Job
+from models.reasons import SENTENCES, Reason
+from models.result import Artifact, ReportedAnalysis, newest_analyses
+from models.settings import DispatchSettings, Settings
+from models.states import (
+    ArtifactKind,
+    DeliveryState,
+    InstanceState,
+    JobKind,
+    JobState,
+    StudyState,
+)
+
+ENDED = (
+    DeliveryState.SENT,
+    DeliveryState.COMMITTED,
+    DeliveryState.REJECTED,
+    DeliveryState.DEAD,
+)
+
+
+def settle_seconds(settings: DispatchSettings, calling_aet: str) -> float:
+    """Return how long a study of this sender must be quiet."""
+    return settings.settle_seconds_by_calling_ae.get(calling_aet, settings.settle_seconds)
+
+
+def quiet_studies(session: Session, settings: DispatchSettings, now: datetime) -> list[Study]:
+    """Return the open studies that got no instance for their settle time."""
+    shortest = min([settings.settle_seconds, *settings.settle_seconds_by_calling_ae.values()])
+    candidates = session.scalars(
+        select(Study).where(
+            Study.state == StudyState.OPEN,
+            Study.last_received_at <= now - timedelta(seconds=shortest),
+            exists().where(
+                Series.study_id == Study.id,
+                Instance.series_id == Series.id,
+                Instance.state != InstanceState.QUARANTINED,
+            ),
+        )
+    )
+    return [
+        study
+        for study in candidates
+        if study.last_received_at
+        <= now - timedelta(seconds=settle_seconds(settings, study.calling_aet))
+    ]
+
+
+def settle(session: Session, settings: Settings, study: Study) -> bool:
+    """Settle one quiet study if every analyse job ended. Returns whether anything changed."""
+    if study.state is not StudyState.OPEN:
+        return False  # somebody else settled it
+    instances = _instances(session, study)
+    waiting = [row for row in instances if row.state is InstanceState.RECEIVED]
+    if waiting:
+        _decide_for_processing(session, settings, waiting, instances)
+        return True
+    if any(row.state is InstanceState.QUEUED for row in instances):
+        return False
+    analyses = newest_analyses(session, study.id)
+    if not analyses:
+        return advance(session, study, StudyState.CLOSED)
+    if study.revision and _reported(session, study) == {row.id for row in analyses}:
+        return advance(session, study, StudyState.SETTLED)  # a late image changed no result
+    revision = study.revision + 1
+    if not advance(session, study, StudyState.SETTLED, revision=revision):
+        return False
+    session.add(Job(kind=JobKind.REPORT, study_id=study.id, revision=revision))
+    return True
+
+
+def _instances(session: Session, study: Study) -> Sequence[Instance]:
+    return session.scalars(
+        select(Instance)
+        .join(Series)
+        .where(Series.study_id == study.id, Instance.state != InstanceState.QUARANTINED)
+        .order_by(Instance.id)
+    ).all()
+
+
+def _decide_for_processing(
+    session: Session, settings: Settings, waiting: list[Instance], instances: Sequence[Instance]
+) -> None:
+    """Analyse raw images only when no For Presentation sibling came."""
+    has_sibling = any(
+        not is_for_processing(row.sop_class_uid, row.presentation_intent)
+        and row.reason != Reason.SOP_CLASS
+        for row in instances
+    )
+    for instance in waiting:
+        if has_sibling:
+            reason = Reason.FOR_PROCESSING_SIBLING
+            advance(
+                session,
+                instance,
+                InstanceState.NOT_ANALYSED,
+                reason=reason.value,
+                detail=SENTENCES[reason],
+            )
+        else:
+            queue_for_analysis(session, settings, instance)
+
+
+def _reported(session: Session, study: Study) -> set[int]:
+    """Return the analyses that the newest SR of `study` speaks of."""
+    return set(
+        session.scalars(
+            select(ReportedAnalysis.analysis_id)
+            .join(Artifact, ReportedAnalysis.artifact_id == Artifact.id)
+            .where(Artifact.study_id == study.id, Artifact.revision == study.revision)
+        )
+    )
+
+
+def studies_with_report(session: Session) -> Sequence[Study]:
+    """Return the settled studies whose newest report is stored."""
+    return session.scalars(
+        select(Study)
+        .join(Job, (Job.study_id == Study.id) & (Job.revision == Study.revision))
+        .where(Study.state == StudyState.SETTLED, Job.state == JobState.DONE)
+    ).all()
+
+
+def plan_deliveries(session: Session, study: Study) -> bool:
+    """Make the study reported and its results due at every destination, in one transaction."""
+    if study.state is not StudyState.SETTLED or not advance(session, study, StudyState.REPORTED):
+        return False
+    reports = select(Artifact.id).where(
+        Artifact.study_id == study.id, Artifact.kind == ArtifactKind.SR
+    )
+    segmentations = (
+        select(Artifact.id)
+        .join(ReportedAnalysis, ReportedAnalysis.analysis_id == Artifact.analysis_id)
+        .where(Artifact.kind == ArtifactKind.SEG, ReportedAnalysis.artifact_id.in_(reports))
+    )
+    wanted = [*session.scalars(segmentations.distinct()), *session.scalars(reports)]
+    planned = 0
+    for destination_id in session.scalars(select(Destination.id).where(Destination.enabled)):
+        known = set(
+            session.scalars(
+                select(Delivery.artifact_id).where(
+                    Delivery.destination_id == destination_id, Delivery.artifact_id.in_(wanted)
+                )
+            )
+        )
+        new = [artifact_id for artifact_id in wanted if artifact_id not in known]
+        session.add_all(Delivery(artifact_id=key, destination_id=destination_id) for key in new)
+        planned += len(new)
+    record(
+        session,
+        AuditAction.DELIVERIES_PLANNED,
+        "planned",
+        study_instance_uid=study.study_instance_uid,
+        details={"artifacts": len(wanted), "deliveries": planned},
+    )
+    return True
+
+
+def delivered_studies(session: Session) -> Sequence[int]:
+    """Return the ids of reported studies all of whose deliveries ended."""
+    own_report = select(Artifact.id).where(Artifact.study_id == Study.id)
+    pending = (
+        select(Delivery.id)
+        .join(Artifact, Delivery.artifact_id == Artifact.id)
+        .outerjoin(ReportedAnalysis, ReportedAnalysis.analysis_id == Artifact.analysis_id)
+        .where(
+            Delivery.state.not_in(ENDED),
+            (Artifact.study_id == Study.id) | ReportedAnalysis.artifact_id.in_(own_report),
+        )
+    )
+    query = select(Study.id).where(Study.state == StudyState.REPORTED, ~pending.exists())
+    return session.scalars(query).all()

@@ -1,0 +1,44 @@
+"""Which DIMSE status answers which outcome (PS3.4 B.2.3, PS3.7 Annex C): one table."""
+
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.errors import (
+    DataSetMismatchError,
+    NotAuthorisedError,
+    NotUnderstoodError,
+    SpoolFullError,
+)
+
+SUCCESS: Final = 0x0000
+PROCESSING_FAILURE: Final = 0x0110
+DUPLICATE_SOP_INSTANCE: Final = 0x0111
+
+STORE_STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
+    SpoolFullError: (0xA700, "Refused: out of resources"),
+    SQLAlchemyError: (0xA700, "Refused: out of resources"),
+    OSError: (0xA700, "Refused: out of resources"),
+    DataSetMismatchError: (0xA900, "Error: data set does not match SOP Class"),
+    NotUnderstoodError: (0xC000, "Error: cannot understand"),
+    NotAuthorisedError: (0x0124, "Refused: not authorised"),
+    Exception: (PROCESSING_FAILURE, "Processing failure"),
+}
+
+
+def store_status(error: Exception) -> int:
+    """Return the status for `error`: that of its nearest listed base class."""
+    return next(STORE_STATUS[kind][0] for kind in type(error).__mro__ if kind in STORE_STATUS)
+
+
+def is_stored(status: int) -> bool:
+    """Say whether a C-STORE response means that the receiver has the object.
+
+    Warnings (0xB000, 0xB006, 0xB007) say so with a remark, 0x0111 that it had it before.
+    """
+    return status in {SUCCESS, DUPLICATE_SOP_INSTANCE} or 0xB000 <= status <= 0xBFFF  # noqa: PLR2004
+
+
+def is_retryable(status: int) -> bool:
+    """Say whether the receiver may take the object later (0x0110, 0xA7xx: out of resources)."""
+    return status == PROCESSING_FAILURE or 0xA700 <= status <= 0xA7FF  # noqa: PLR2004

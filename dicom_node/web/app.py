@@ -1,0 +1,61 @@
+"""The web application: health, and the ledger as JSON. Holds no state of its own."""
+
+from typing import Any
+
+from fastapi import FastAPI, Response, status
+
+from dicom_node.doctor import Finding, check_database, check_spool
+from dicom_node.ledger import compute
+from models.session import Database
+from models.settings import Settings
+
+
+def create_app(settings: Settings, database: Database) -> FastAPI:
+    """Return the application over the given database."""
+    app = FastAPI(title="DICOM node", version="1", docs_url=None, redoc_url=None)
+
+    @app.get("/api/v1/health")
+    def health(response: Response) -> dict[str, Any]:
+        """Answer 200 when database and spool can take a study, else 503; no patient data."""
+        findings = [_database(database), _spool(settings)]
+        healthy = all(finding.ok for finding in findings)
+        if not healthy:
+            response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+        return {
+            "status": "ok" if healthy else "unavailable",
+            "parts": {finding.name: finding.detail for finding in findings},
+        }
+
+    @app.get("/api/v1/ledger")
+    def ledger() -> dict[str, Any]:
+        """Return every equation of the ledger and whether it balances; counts only."""
+        lines = compute(database, settings)
+        return {
+            "balanced": all(line.balanced for line in lines),
+            "lines": [
+                {
+                    "name": line.name,
+                    "left": line.left,
+                    "right": line.right,
+                    "balanced": line.balanced,
+                    "parts": line.parts,
+                }
+                for line in lines
+            ],
+        }
+
+    return app
+
+
+def _database(database: Database) -> Finding:
+    try:
+        return Finding("database", ok=True, detail=check_database(database))
+    except Exception as error:  # noqa: BLE001  any failure is the answer; its text may hold a URL
+        return Finding("database", ok=False, detail=type(error).__name__)
+
+
+def _spool(settings: Settings) -> Finding:
+    try:
+        return Finding("spool", ok=True, detail=check_spool(settings))
+    except Exception as error:  # noqa: BLE001  any failure is the answer
+        return Finding("spool", ok=False, detail=type(error).__name__)

@@ -1,0 +1,56 @@
+"""AuditEvent: what happened, append-only.
+
+`details` is free of patient data; what identifies a patient stands in `patient`, so that it can be
+redacted by law without touching the event.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Index, Integer, String
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from models.base import Base, Timestamp, enum_column, utc_now
+
+
+class AuditAction(StrEnum):
+    """What an event is about (vocabulary after PS3.15 A.5.3)."""
+
+    ASSOCIATION_REJECTED = "association_rejected"
+    INSTANCE_STORED = "instance_stored"
+    INSTANCE_REFUSED = "instance_refused"
+    INSTANCE_RECOVERED = "instance_recovered"
+    INSTANCE_ANALYSED = "instance_analysed"
+    REPORT_STORED = "report_stored"
+    DELIVERIES_PLANNED = "deliveries_planned"
+    ARTIFACT_SENT = "artifact_sent"
+    NODE_STARTED = "node_started"
+
+
+class AuditEvent(Base):
+    """One event. Rows are inserted, never changed."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (
+        Index("ix_audit_event_action_outcome", "action", "outcome"),
+        Index("ix_audit_event_at", "at"),
+        Index("ix_audit_event_study_instance_uid", "study_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    at: Mapped[Timestamp] = mapped_column(default=utc_now)
+    action: Mapped[AuditAction] = mapped_column(enum_column(AuditAction))
+    outcome: Mapped[str] = mapped_column(String(40))
+    calling_aet: Mapped[str | None] = mapped_column(String(16))
+    called_aet: Mapped[str | None] = mapped_column(String(16))
+    peer: Mapped[str | None] = mapped_column(String(64))
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[int | None]
+    details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    patient: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+
+def record(session: Session, action: AuditAction, outcome: str, **values: object) -> None:
+    """Append one event in the caller's transaction: it stands exactly when the act stands."""
+    session.add(AuditEvent(action=action, outcome=outcome, **values))

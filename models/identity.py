@@ -1,0 +1,37 @@
+"""Who we are in the objects we make, and the one rule by which their UIDs are made.
+
+Both sides need it: the worker writes these values, the node recognises its own results by them when
+a PACS sends them back. Standard library only.
+"""
+
+import hashlib
+import uuid
+from typing import Final
+
+MANUFACTURER: Final = "dicom-node"
+NODE_MODEL_NAME: Final = "CXR opacity node"
+DEVICE_SERIAL_NUMBER: Final = "0001"  # type 1 in SEG (PS3.3 C.7.5.2); the node has no serial plate
+PRIVATE_SCHEME: Final = "99CXROP"  # coding scheme of concepts that no standard code names
+
+_UID_MAX = 64  # PS3.5 9.1
+_SEPARATOR = "\x1f"
+
+
+def make_uid(root: str, *parts: str) -> str:
+    """Return the same UID for the same parts, always, and another one for any other parts.
+
+    Under a configured `root`: root, a dot and as many digits of a SHA-256 as fit into 64
+    characters. With an empty root: `2.25.` and a UUID made from the hash (PS3.5 B.2).
+    """
+    digest = hashlib.sha256(_SEPARATOR.join(parts).encode()).digest()
+    if not root:
+        return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+    room = _UID_MAX - len(root) - 1
+    return f"{root}.{int.from_bytes(digest, 'big') % 10**room}"
+
+
+def is_own_object(manufacturer: str, model_name: str, sop_instance_uid: str, uid_root: str) -> bool:
+    """Say whether an object was made by this node: by its equipment or by the UID root."""
+    if manufacturer.strip() == MANUFACTURER and model_name.strip() == NODE_MODEL_NAME:
+        return True
+    return bool(uid_root) and sop_instance_uid.startswith(f"{uid_root}.")

@@ -1,0 +1,110 @@
+"""Study, Series, Instance: what was received, by the names of the standard."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from models.base import (
+    AETitle,
+    Base,
+    Key,
+    Primary,
+    Sha256,
+    Timestamp,
+    Uid,
+    UtcDateTime,
+    enum_column,
+    utc_now,
+)
+from models.states import InstanceState, StudyState
+
+
+class Study(Base):
+    """One imaging study and how far it is.
+
+    Patient attributes are those of the first instance that was accepted; a quarantined instance
+    never sets them. `revision` is the number of the newest report (0: none yet).
+    """
+
+    __tablename__ = "study"
+    __table_args__ = (
+        Index("ix_study_state_last_received_at", "state", "last_received_at"),
+        Index("ix_study_patient_id", "patient_id"),
+        Index("ix_study_accession_number", "accession_number"),
+    )
+
+    id: Mapped[Primary]
+    study_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    state: Mapped[StudyState] = mapped_column(enum_column(StudyState), default=StudyState.OPEN)
+    patient_id: Mapped[str | None] = mapped_column(String(64))
+    issuer_of_patient_id: Mapped[str | None] = mapped_column(String(64))
+    accession_number: Mapped[str | None] = mapped_column(String(64))
+    study_date: Mapped[str | None] = mapped_column(String(8))
+    calling_aet: Mapped[AETitle]
+    created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
+    last_received_at: Mapped[Timestamp] = mapped_column(default=utc_now)
+    revision: Mapped[int] = mapped_column(default=0)
+    opacity_percent: Mapped[float | None]
+    severity: Mapped[str | None] = mapped_column(String(16))
+
+    series: Mapped[list["Series"]] = relationship(back_populates="study")
+
+
+class Series(Base):
+    """One series of a study."""
+
+    __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("study_id", "series_instance_uid"),)
+
+    id: Mapped[Primary]
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    series_instance_uid: Mapped[Uid]
+    modality: Mapped[str | None] = mapped_column(String(16))
+
+    study: Mapped[Study] = relationship(back_populates="series")
+    instances: Mapped[list["Instance"]] = relationship(back_populates="series")
+
+
+class Instance(Base):
+    """One received object: bytes under `storage_key`, identity, and what became of it.
+
+    The same bytes can have one row only, and of all rows with one SOP Instance UID only one can be
+    outside quarantine: both by constraint, so that a race cannot make a second.
+    """
+
+    __tablename__ = "instance"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "data_set_sha256"),
+        Index(
+            "uq_instance_live_sop_instance_uid",
+            "sop_instance_uid",
+            unique=True,
+            sqlite_where=text("state <> 'quarantined'"),
+            postgresql_where=text("state <> 'quarantined'"),
+        ),
+        Index("ix_instance_series_id_state", "series_id", "state"),
+        Index("ix_instance_received_at", "received_at"),
+    )
+
+    id: Mapped[Primary]
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    sop_instance_uid: Mapped[Uid]
+    sop_class_uid: Mapped[Uid]
+    transfer_syntax_uid: Mapped[Uid]
+    data_set_sha256: Mapped[Sha256]
+    size_bytes: Mapped[int]
+    storage_key: Mapped[Key] = mapped_column(unique=True)
+    state: Mapped[InstanceState] = mapped_column(
+        enum_column(InstanceState), default=InstanceState.RECEIVED
+    )
+    reason: Mapped[str | None] = mapped_column(String(40))
+    detail: Mapped[str | None] = mapped_column(String(400))
+    patient_id: Mapped[str | None] = mapped_column(String(64))
+    issuer_of_patient_id: Mapped[str | None] = mapped_column(String(64))
+    presentation_intent: Mapped[str | None] = mapped_column(String(16))
+    calling_aet: Mapped[AETitle]
+    called_aet: Mapped[AETitle]
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+    series: Mapped[Series] = relationship(back_populates="instances")

@@ -1,0 +1,130 @@
+"""ModelVersion, Analysis, Artifact: which network said what of which image, and the bytes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    String,
+    UniqueConstraint,
+    func,
+    select,
+)
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+
+from models.base import Base, Key, Primary, Sha256, Timestamp, Uid, enum_column, utc_now
+from models.imaging import Instance, Series, Study
+from models.states import ArtifactKind, InstanceState
+
+
+class ModelVersion(Base):
+    """A network that a worker has loaded: name, version and the hash of its weights."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (UniqueConstraint("name", "version", "sha256"),)
+
+    id: Mapped[Primary]
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[Sha256]
+    created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
+
+
+class Analysis(Base):
+    """What one model under one configuration measured on one image.
+
+    Percentages are of the lung field of that side (None when the side has no lung); areas are mm²
+    and None without a pixel spacing.
+    """
+
+    __tablename__ = "analysis"
+    __table_args__ = (UniqueConstraint("instance_id", "model_version_id", "configuration_hash"),)
+
+    id: Mapped[Primary]
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    configuration_hash: Mapped[Sha256]
+    severity: Mapped[str] = mapped_column(String(16))
+    opacity_percent_total: Mapped[float | None]
+    opacity_percent_left: Mapped[float | None]
+    opacity_percent_right: Mapped[float | None]
+    lung_pixels_total: Mapped[int]
+    lung_pixels_left: Mapped[int]
+    lung_pixels_right: Mapped[int]
+    opacity_pixels_total: Mapped[int]
+    opacity_pixels_left: Mapped[int]
+    opacity_pixels_right: Mapped[int]
+    lung_area_mm2_total: Mapped[float | None]
+    lung_area_mm2_left: Mapped[float | None]
+    lung_area_mm2_right: Mapped[float | None]
+    opacity_area_mm2_total: Mapped[float | None]
+    opacity_area_mm2_left: Mapped[float | None]
+    opacity_area_mm2_right: Mapped[float | None]
+    spacing_row_mm: Mapped[float | None]
+    spacing_column_mm: Mapped[float | None]
+    spacing_basis: Mapped[str | None] = mapped_column(String(40))
+    orientation_assumed: Mapped[bool]
+    notes: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    device: Mapped[str] = mapped_column(String(40))
+    seconds: Mapped[float]
+    created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
+
+    instance: Mapped[Instance] = relationship()
+    model_version: Mapped[ModelVersion] = relationship()
+    artifacts: Mapped[list["Artifact"]] = relationship(back_populates="analysis")
+
+
+class Artifact(Base):
+    """Stored bytes of one result: of an analysis (SEG, pictures) or of a study revision (SR)."""
+
+    __tablename__ = "artifact"
+    __table_args__ = (
+        UniqueConstraint("analysis_id", "kind"),
+        UniqueConstraint("study_id", "kind", "revision"),
+        CheckConstraint(
+            "(analysis_id IS NOT NULL AND study_id IS NULL AND revision IS NULL)"
+            " OR (analysis_id IS NULL AND study_id IS NOT NULL AND revision IS NOT NULL)",
+            name="subject",
+        ),
+    )
+
+    id: Mapped[Primary]
+    kind: Mapped[ArtifactKind] = mapped_column(enum_column(ArtifactKind))
+    analysis_id: Mapped[int | None] = mapped_column(ForeignKey("analysis.id"))
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"))
+    revision: Mapped[int | None]
+    sop_class_uid: Mapped[Uid | None]
+    sop_instance_uid: Mapped[Uid | None] = mapped_column(unique=True)
+    storage_key: Mapped[Key] = mapped_column(unique=True)
+    sha256: Mapped[Sha256]
+    size_bytes: Mapped[int]
+    created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
+
+    analysis: Mapped[Analysis | None] = relationship(back_populates="artifacts")
+    study: Mapped[Study | None] = relationship()
+
+
+class ReportedAnalysis(Base):
+    """Which analyses one SR speaks of."""
+
+    __tablename__ = "reported_analysis"
+    __table_args__ = (Index("ix_reported_analysis_analysis_id", "analysis_id"),)
+
+    artifact_id: Mapped[int] = mapped_column(ForeignKey("artifact.id"), primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"), primary_key=True)
+
+
+def newest_analyses(session: Session, study_id: int) -> Sequence[Analysis]:
+    """Return the newest analysis of every analysed instance of a study, in instance order."""
+    newest = (
+        select(func.max(Analysis.id))
+        .join(Instance, Analysis.instance_id == Instance.id)
+        .join(Series)
+        .where(Series.study_id == study_id, Instance.state == InstanceState.ANALYSED)
+        .group_by(Analysis.instance_id)
+    )
+    query = select(Analysis).where(Analysis.id.in_(newest)).order_by(Analysis.instance_id)
+    return session.scalars(query).all()

@@ -1,0 +1,76 @@
+"""Engine and sessions: one `Database` per process, opened by its composition root."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session
+
+import models.audit
+import models.delivery
+import models.job
+
+_BUSY_SECONDS = 30
+
+# Naming one class of each topmost module makes sure that every table is in the metadata.
+_TOPMOST = (models.audit.AuditEvent, models.delivery.Delivery, models.job.Job)
+METADATA = _TOPMOST[0].metadata
+
+
+def _configure_sqlite(engine: Engine) -> None:
+    """Durable WAL, and write transactions that take their lock at BEGIN.
+
+    A deferred transaction that reads first and writes later fails with SQLITE_BUSY at once when
+    another writer came between, whatever the busy time-out; IMMEDIATE waits its turn instead.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401  DBAPI connection
+        connection.isolation_level = None  # we emit BEGIN ourselves
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"busy_timeout={_BUSY_SECONDS * 1000}",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+class Database:
+    """The sessions of one process. Make it after fork, never before."""
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_engine(self.url, connect_args={"timeout": _BUSY_SECONDS})
+            _configure_sqlite(self.engine)
+        else:
+            if self.url.drivername == "postgresql":
+                self.url = self.url.set(drivername="postgresql+psycopg")
+            self.engine = create_engine(self.url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        self._reader = self.engine.execution_options(read_only=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction: committed when the block ends, rolled back when it raises."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One consistent view for queries; takes no write lock."""
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()

@@ -1,0 +1,238 @@
+"""One frozen settings tree for the node and the worker, read once at the start of a process.
+
+Both processes read the same `node.toml`, so both must refuse the same typing error: that is why the
+tree lives here and not once in each package. Order of precedence: command-line values passed as
+arguments, environment (`DICOM_NODE_…`, nested by `__`), `node.toml`, defaults.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+_AE_TITLE_MAX = 16  # PS3.5 6.2, VR AE
+
+
+def _ae_title(text: str) -> str:
+    title = text.strip()
+    if not 0 < len(title) <= _AE_TITLE_MAX or "\\" in title or not title.isascii():
+        msg = f"AE title {text!r} must have 1 to 16 ASCII characters and no backslash"
+        raise ValueError(msg)
+    return title
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DicomSettings(_Section):
+    """The listening side."""
+
+    ae_title: AETitle = "NODE"
+    host: str = "0.0.0.0"  # noqa: S104  a PACS must reach it; restrict by firewall and allow-lists
+    port: Port = 11112
+    require_called_aet: bool = False
+    allowed_calling_aets: tuple[AETitle, ...] = ()  # empty: any may associate
+    store_calling_aets: tuple[AETitle, ...] = ()  # empty: all of those may store, not only C-ECHO
+    max_associations: Annotated[int, Field(ge=1)] = 200
+    max_pdu: Annotated[int, Field(ge=0)] = 1 << 20  # PS3.8 D.1; 0: unlimited, memory as well
+    network_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    min_free_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    allow_missing_patient_id: bool = False
+
+
+class DestinationSettings(_Section):
+    """One receiver of results."""
+
+    name: str
+    ae_title: AETitle
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `AET@HOST:PORT`, as `--pacs` takes it. Raises ValueError with the wanted form."""
+        ae_title, at, address = text.partition("@")
+        host, colon, port = address.rpartition(":")
+        if not (at and colon and host and port.isdigit()):
+            msg = f"{text!r} is not a destination: write AET@HOST:PORT, e.g. ORTHANC@10.0.0.5:4242"
+            raise ValueError(msg)
+        return cls(name=ae_title, ae_title=ae_title, host=host.strip("[]"), port=int(port))
+
+
+class DispatchSettings(_Section):
+    """Settling, queueing, leases."""
+
+    poll_seconds: Annotated[float, Field(gt=0)] = 0.25
+    settle_seconds: Annotated[float, Field(ge=0)] = 10.0
+    settle_seconds_by_calling_ae: dict[str, float] = {}
+    republish_seconds: Annotated[float, Field(gt=0)] = 30.0
+    orphan_seconds: Annotated[float, Field(gt=0)] = 300.0
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    report_unanalysed_studies: bool = False
+    stat_calling_aets: tuple[AETitle, ...] = ()
+
+
+class DeliverySettings(_Section):
+    """Sending results to their destinations."""
+
+    calling_aet: AETitle | None = None  # default: dicom.ae_title
+    poll_seconds: Annotated[float, Field(gt=0)] = 0.5
+    lease_seconds: Annotated[float, Field(gt=0)] = 120.0
+    timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    backoff_seconds: Annotated[float, Field(gt=0)] = 2.0
+    backoff_cap_seconds: Annotated[float, Field(gt=0)] = 900.0
+    max_attempts: Annotated[int, Field(ge=1)] = 50
+    batch: Annotated[int, Field(ge=1)] = 50
+
+
+class WebSettings(_Section):
+    """Health endpoint."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+
+class DecodeSettings(_Section):
+    """Caps under which unknown files are decoded, in a child process."""
+
+    max_pixels: Annotated[int, Field(gt=0)] = 64_000_000
+    memory_bytes: Annotated[int, Field(gt=0)] = 4 << 30
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+
+class AnalysisSettings(_Section):
+    """What decides a result; hashed into every UID, so a change gives new objects."""
+
+    model: str = "unet"
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: the bundle's own
+    severity_mild_percent: float = 1.0
+    severity_moderate_percent: float = 25.0
+    severity_severe_percent: float = 50.0
+    min_side_pixels: Annotated[int, Field(gt=0)] = 128
+    min_lung_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+
+    @model_validator(mode="after")
+    def _bands_ascend(self) -> Self:
+        if not (
+            0
+            <= self.severity_mild_percent
+            < self.severity_moderate_percent
+            < self.severity_severe_percent
+            <= 100  # noqa: PLR2004  percent
+        ):
+            msg = "severity bounds must ascend: 0 <= mild < moderate < severe <= 100"
+            raise ValueError(msg)
+        return self
+
+    def configuration_hash(self) -> str:
+        """SHA-256 of every value that can change a result, in a canonical order."""
+        canonical = json.dumps(self.model_dump(exclude={"model"}), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class WorkerSettings(_Section):
+    """Celery worker processes."""
+
+    concurrency: Annotated[int, Field(ge=1)] = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    torch_threads: Annotated[int, Field(ge=1)] | None = None  # None: cores / concurrency
+    lease_seconds: Annotated[float, Field(gt=0)] = 30.0
+    soft_time_limit_seconds: Annotated[float, Field(gt=0)] = 240.0
+    hard_time_limit_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+
+class ObjectSettings(_Section):
+    """Identity and series of the objects we make."""
+
+    uid_root: Annotated[str, Field(pattern=r"^$|^[0-2](\.(0|[1-9][0-9]*))+$", max_length=40)] = ""
+    seg_series_number: Annotated[int, Field(gt=0)] = 9001
+    sr_series_number: Annotated[int, Field(gt=0)] = 9002
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DICOM_NODE_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    data_dir: Path = Path("dicom-node-data")
+    database_url: str | None = None
+    broker_url: str | None = None
+    dicom: DicomSettings = DicomSettings()
+    destinations: tuple[DestinationSettings, ...] = ()
+    dispatch: DispatchSettings = DispatchSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    web: WebSettings = WebSettings()
+    decode: DecodeSettings = DecodeSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
+    worker: WorkerSettings = WorkerSettings()
+    objects: ObjectSettings = ObjectSettings()
+
+    _toml: ClassVar[Path | None] = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  no .env file is read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  nor a secrets folder
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then `node.toml`."""
+        toml = TomlConfigSettingsSource(settings_cls, cls._toml)
+        return (init_settings, env_settings, toml)
+
+    @property
+    def effective_database_url(self) -> str:
+        """The configured URL, or SQLite in the data directory."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'node.db'}"
+
+    @property
+    def redis_socket(self) -> Path:
+        """Unix socket of the embedded Redis."""
+        return self.data_dir / "redis" / "redis.sock"
+
+    @property
+    def effective_broker_url(self) -> str:
+        """The configured URL, or the embedded Redis of the data directory."""
+        return self.broker_url or f"redis+socket://{self.redis_socket}"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where received objects live."""
+        return self.data_dir / "spool"
+
+    @property
+    def artifact_dir(self) -> Path:
+        """Where SEG, SR and pictures live."""
+        return self.data_dir / "artifacts"
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:  # noqa: ANN401
+    """Read the tree once. `overrides` are top-level keys; None values are ignored.
+
+    Raises pydantic.ValidationError (a ValueError) that names each wrong key, and FileNotFoundError
+    when `config` does not exist.
+    """
+    if config is not None and not config.is_file():
+        msg = f"configuration file {config} does not exist"
+        raise FileNotFoundError(msg)
+    source = type("Settings", (Settings,), {"_toml": config, "__doc__": Settings.__doc__})
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    settings: Settings = source(**chosen)
+    return settings.model_copy(update={"data_dir": settings.data_dir.absolute()})

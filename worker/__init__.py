@@ -1,0 +1,1 @@
+"""Pixels, network, measurements and DICOM objects of one chest radiograph."""

@@ -1,0 +1,254 @@
+"""The file command: files in, SEG, SR and overlays out; no server, database or broker."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+
+from models.files import atomic_write
+from models.identity import make_uid
+from models.reasons import Reason
+from models.settings import Settings
+from worker.capture import overlay_png
+from worker.equipment import ObjectContext, date_of_source, to_bytes
+from worker.errors import AnalysisFailed, NotAnalysable
+from worker.header import get_text, is_uid
+from worker.pipeline import Segments, analyse_image
+from worker.report import AREA_DIGITS, PERCENT_DIGITS, ReportImage, build_report
+from worker.sandbox import Sandbox
+from worker.segmentation import build_segmentation
+from worker.types import SIDES, AnalysedImage, FileOutcome, Measurements, ModelIdentity, Side
+
+_log = logging.getLogger(__name__)
+
+_FOR_PRESENTATION: Final = "1.2.840.10008.5.1.4.1.1.1.1"
+_FOR_PROCESSING: Final = "1.2.840.10008.5.1.4.1.1.1.1.1"
+_UIDS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_SUFFIX: Final = 12
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What is said of one file, without its pixels."""
+
+    outcome: FileOutcome
+    measurements: Measurements | None = None
+    model: ModelIdentity | None = None
+    seconds: float | None = None
+    files: dict[str, str | None] = field(
+        default_factory=lambda: {"seg": None, "sr": None, "overlay": None}
+    )
+
+    @property
+    def is_analysed(self) -> bool:
+        """Whether the file got a number."""
+        return self.outcome.status == "analysed"
+
+    def with_report(self, report: str | None) -> "FileResult":
+        """Return the result with the study's SR named, when the file is in it."""
+        return replace(self, files=self.files | {"sr": report}) if self.is_analysed else self
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the public JSON object of the file (DESIGN, public contract)."""
+        outcome, model = self.outcome, self.model
+        return {
+            "sop_instance_uid": outcome.sop_instance_uid,
+            "study_instance_uid": outcome.study_instance_uid,
+            "path": str(outcome.path),
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "detail": outcome.detail,
+            "opacity_percent": self._sides("percent", PERCENT_DIGITS),
+            "lung_area_mm2": self._sides("lung_area_mm2", AREA_DIGITS),
+            "opacity_area_mm2": self._sides("opacity_area_mm2", AREA_DIGITS),
+            "lung_pixels": self._sides("lung_pixels"),
+            "opacity_pixels": self._sides("opacity_pixels"),
+            "severity": self.measurements.severity.value if self.measurements else None,
+            "model": vars(model) if model else None,
+            "seconds": None if self.seconds is None else round(self.seconds, 3),
+            "files": self.files,
+        }
+
+    def _sides(self, name: str, digits: int | None = None) -> dict[Side, float | None]:
+        if self.measurements is None:
+            return dict.fromkeys(SIDES)
+        values = {side: getattr(self.measurements.side(side), name) for side in SIDES}
+        if digits is None:
+            return values
+        return {side: None if v is None else round(v, digits) for side, v in values.items()}
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """One file of a study, before anything is decoded."""
+
+    path: Path
+    header: Dataset
+
+    @property
+    def sop_class(self) -> str:
+        """SOP Class UID."""
+        return get_text(self.header, "SOPClassUID")
+
+    @property
+    def study(self) -> tuple[str, str]:
+        """Study and patient: two patients under one Study UID never share a report."""
+        return get_text(self.header, "StudyInstanceUID"), get_text(self.header, "PatientID")
+
+
+def find_files(paths: Iterable[Path]) -> list[Path]:
+    """Return every regular file of the paths, folders taken recursively, each file once."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_file():
+            found.setdefault(path.resolve(), path)
+            continue
+        for folder, _, names in os.walk(path):
+            for name in sorted(names):
+                file = Path(folder, name)
+                if file.is_file():
+                    found.setdefault(file.resolve(), file)
+    return sorted(found.values())
+
+
+class FileAnalysis:
+    """One run of the file command. Names in the output folder are unique within it."""
+
+    def __init__(
+        self, sandbox: Sandbox, segmenter: Segments, settings: Settings, out: Path
+    ) -> None:
+        self._sandbox = sandbox
+        self._segmenter = segmenter
+        self._settings = settings
+        self._out = out
+        self._names: dict[str, str] = {}
+
+    def results(self, files: Sequence[Path]) -> Iterator[FileResult]:
+        """Yield one result per file, study by study, each when its report is written."""
+        studies: dict[tuple[str, str], list[_Scanned]] = {}
+        for path in files:
+            try:
+                file = _Scanned(path, self._sandbox.header(path))
+            except Exception as error:  # noqa: BLE001  the loop edge: every file gets a status
+                yield _refused(path, error)
+            else:
+                studies.setdefault(file.study, []).append(file)
+        for study in studies.values():
+            yield from self._study(study)
+
+    def _study(self, study: list[_Scanned]) -> list[FileResult]:
+        """Analyse the files of one study and write its report."""
+        presented = any(file.sop_class == _FOR_PRESENTATION for file in study)
+        results: list[FileResult] = []
+        images: list[ReportImage] = []
+        for file in study:
+            try:
+                if presented and file.sop_class == _FOR_PROCESSING:
+                    raise NotAnalysable(Reason.FOR_PROCESSING_SIBLING)  # noqa: TRY301  one edge
+                result, image = self._file(file)
+                images.append(image)
+            except Exception as error:  # noqa: BLE001  the loop edge: every file gets a status
+                result = _refused(file.path, error, file.header)
+            results.append(result)
+        try:
+            report = self._write_report(images) if images else None
+        except Exception as error:  # noqa: BLE001  the loop edge: every file gets a status
+            return [
+                _refused(file.path, error, file.header) if result.is_analysed else result
+                for file, result in zip(study, results, strict=True)
+            ]
+        return [result.with_report(report) for result in results]
+
+    def _file(self, file: _Scanned) -> tuple[FileResult, ReportImage]:
+        analysed = analyse_image(file.path, self._sandbox, self._segmenter, self._settings)
+        header = analysed.image.header
+        self._replace_illegal_uids(header, analysed.data_set_sha256)
+        seg = build_segmentation(analysed, self._context([header]))
+        name = self._unique_name(
+            get_text(header, "SOPInstanceUID"), analysed.data_set_sha256[:_SUFFIX]
+        )
+        written = {
+            "seg": self._write(f"{name}.seg.dcm", to_bytes(seg)),
+            "sr": None,
+            "overlay": self._write(f"{name}.overlay.png", overlay_png(analysed)),
+        }
+        del seg.PixelData  # the report needs its references only
+        outcome = FileOutcome(
+            path=file.path,
+            status="analysed",
+            sop_instance_uid=get_text(header, "SOPInstanceUID"),
+            study_instance_uid=get_text(header, "StudyInstanceUID"),
+        )
+        result = FileResult(
+            outcome, analysed.measurements, analysed.model, analysed.seconds, written
+        )
+        return result, _report_image(analysed, seg)
+
+    def _write_report(self, images: list[ReportImage]) -> str:
+        # The same bytes given twice are one image of the study.
+        distinct = list({image.key: image for image in images}.values())
+        headers = [image.header for image in distinct]
+        report = build_report(distinct, self._context(headers), revision=1)
+        patient = make_uid("", get_text(headers[0], "PatientID"))[-_SUFFIX:]
+        name = self._unique_name(get_text(headers[0], "StudyInstanceUID"), patient)
+        return self._write(f"{name}.sr.dcm", to_bytes(report))
+
+    def _context(self, headers: list[Dataset]) -> ObjectContext:
+        return ObjectContext(date_of_source(headers), self._settings.objects)
+
+    def _replace_illegal_uids(self, header: Dataset, data_set_hash: str) -> None:
+        """Replace UIDs that are none, such as an absent one, by one made from what stands there."""
+        root = self._settings.objects.uid_root
+        for keyword in _UIDS:
+            text = get_text(header, keyword)
+            if not is_uid(text):
+                # A study must stay one study; an instance is told from others by its bytes.
+                told_by = data_set_hash if keyword == "SOPInstanceUID" else ""
+                setattr(header, keyword, make_uid(root, "replaced", keyword, text, told_by))
+
+    def _unique_name(self, name: str, suffix: str) -> str:
+        """Return `name`, with the suffix when another object of this run already has it."""
+        return name if self._names.setdefault(name, suffix) == suffix else f"{name}.{suffix}"
+
+    def _write(self, name: str, data: bytes) -> str:
+        path = self._out / name
+        atomic_write(path, data)
+        return str(path)
+
+
+def _refused(path: Path, error: Exception, header: Dataset | None = None) -> FileResult:
+    """Return the status of a file that got no number; our own faults go to the log."""
+    if not isinstance(error, NotAnalysable | AnalysisFailed):
+        _log.error("internal error on one file", exc_info=error)
+        error = AnalysisFailed(Reason.INTERNAL_ERROR)
+    outcome = FileOutcome(
+        path=path,
+        status="not_analysed" if isinstance(error, NotAnalysable) else "failed",
+        reason=error.reason.value,
+        detail=error.detail,
+        sop_instance_uid=_uid(header, "SOPInstanceUID"),
+        study_instance_uid=_uid(header, "StudyInstanceUID"),
+    )
+    return FileResult(outcome)
+
+
+def _uid(header: Dataset | None, keyword: str) -> str | None:
+    return (get_text(header, keyword) or None) if header is not None else None
+
+
+def _report_image(analysed: AnalysedImage, seg: Dataset) -> ReportImage:
+    return ReportImage(
+        header=analysed.image.header,
+        seg=seg,
+        measurements=analysed.measurements,
+        model=analysed.model,
+        configuration_hash=analysed.configuration_hash,
+        data_set_sha256=analysed.data_set_sha256,
+        spacing=analysed.image.spacing,
+        orientation_assumed=analysed.image.orientation.assumed,
+        notes=analysed.image.notes,
+    )

@@ -1,0 +1,159 @@
+"""Pictures for people: the radiograph, and the radiograph with what was found on it.
+
+Both are upright with square pixels, the patient's left at the right, long side at most 1024.
+"""
+
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from worker.types import AnalysedImage, ChestImage, Mask, Measurements, SideMeasurement
+
+_LONG_SIDE: Final = 1024
+_MIN_OVERLAY_SIDE: Final = 768
+# Okabe-Ito colours, told apart by people with any colour blindness.
+_LEFT: Final = (0, 114, 178)
+_RIGHT: Final = (0, 158, 115)
+_OPACITY: Final = (213, 94, 0)
+_INK: Final = (245, 245, 245)
+_FAINT: Final = (165, 170, 176)
+_STRIP: Final = (24, 27, 31)
+_FILL: Final = 0.38
+_NOTICE: Final = "Research use only, not for diagnosis"
+
+Floats = NDArray[np.float32]
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def display_png(image: ChestImage) -> bytes:
+    """Return the radiograph as an 8-bit grey PNG."""
+    return _encode(_grey(image, _size(image, 0)))
+
+
+def overlay_png(analysed: AnalysedImage) -> bytes:
+    """Return an RGB PNG: lung contours, translucent opacity, side marks and a caption strip."""
+    image = analysed.image
+    size = _size(image, _MIN_OVERLAY_SIDE)
+    canvas = np.repeat(np.asarray(_grey(image, size), np.float32)[..., None], 3, axis=2)
+    masks = analysed.masks
+    opacity = _soft(image, masks.opacity & (masks.left | masks.right), size)
+    canvas = _blend(canvas, _FILL * opacity, _OPACITY)
+    canvas = _blend(canvas, 0.8 * _edge(opacity), _OPACITY)
+    for mask, colour in ((masks.left, _LEFT), (masks.right, _RIGHT)):
+        canvas = _blend(canvas, _edge(_soft(image, mask, size)), colour)
+    picture = Image.fromarray(np.rint(canvas).astype(np.uint8))
+    _mark_sides(picture, assumed=image.orientation.assumed)
+    return _encode(_with_caption(picture, analysed.measurements))
+
+
+def _size(image: ChestImage, smallest: int) -> tuple[int, int]:
+    """Return (width, height) of the picture; small images grow to a long side of `smallest`."""
+    rows, columns = image.pixels.shape
+    height, width = rows * image.row_height_over_width, float(columns)
+    if image.orientation.transpose:
+        height, width = width, height
+    longest = max(height, width)
+    scale = min(max(longest, smallest), _LONG_SIDE) / longest
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _grey(image: ChestImage, size: tuple[int, int]) -> Image.Image:
+    upright = image.orientation.to_upright((image.pixels >> 8).astype(np.uint8))
+    picture = Image.fromarray(np.ascontiguousarray(upright))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _soft(image: ChestImage, mask: Mask, size: tuple[int, int]) -> Floats:
+    """Return the mask at picture size, 0..1, with an edge a few pixels wide."""
+    upright = np.ascontiguousarray(image.orientation.to_upright(mask)).astype(np.uint8) * 255
+    resized = Image.fromarray(upright).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    blurred = resized.filter(ImageFilter.GaussianBlur(max(size) / 560))
+    return (np.asarray(blurred, np.float32) / 255.0).astype(np.float32)
+
+
+def _edge(soft: Floats) -> Floats:
+    """Return the line where a soft mask crosses one half, 0..1, anti-aliased."""
+    line: Floats = np.clip(1.7 - 2.6 * np.abs(2.0 * soft - 1.0), 0.0, 1.0)
+    return line
+
+
+def _blend(canvas: Floats, weight: Floats, colour: tuple[int, int, int]) -> Floats:
+    part = weight[..., None]
+    return (canvas * (1 - part) + part * np.asarray(colour, np.float32)).astype(np.float32)
+
+
+def _mark_sides(picture: Image.Image, *, assumed: bool) -> None:
+    """Write R and L where the patient's sides are; a question mark says that it is assumed."""
+    draw = ImageDraw.Draw(picture)
+    font = _font(picture.width / 26)
+    mark = "?" if assumed else ""
+    margin = picture.width / 40
+    for x, side, anchor in ((margin, "R", "lt"), (picture.width - margin, "L", "rt")):
+        draw.text(
+            (x, margin),
+            side + mark,
+            fill=_INK,
+            font=font,
+            anchor=anchor,
+            stroke_width=2,
+            stroke_fill=(0, 0, 0),
+        )
+
+
+def _with_caption(picture: Image.Image, measurements: Measurements) -> Image.Image:
+    """Return the picture above a strip with the figures and the notice."""
+    unit = picture.width / 100
+    strip = round(15 * unit)
+    whole = Image.new("RGB", (picture.width, picture.height + strip), _STRIP)
+    whole.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(whole)
+    first, second = picture.height + 5 * unit, picture.height + 11 * unit
+    large, small = _font(4.6 * unit), _font(3.0 * unit)
+    x = _swatch(draw, 3 * unit, first, unit, _OPACITY)
+    x = _text(draw, x, first, f"Opacity {_percent(measurements.total)}", large, _INK)
+    _text(draw, x + 2 * unit, first, measurements.severity.value, large, _FAINT)
+    x = _swatch(draw, 3 * unit, second, unit, _RIGHT)
+    x = _text(draw, x, second, f"Right {_percent(measurements.right)}", small, _INK)
+    x = _swatch(draw, x + 2.5 * unit, second, unit, _LEFT)
+    _text(draw, x, second, f"Left {_percent(measurements.left)}", small, _INK)
+    end = (whole.width - 3 * unit, second)
+    draw.text(end, _NOTICE, font=_font(2.4 * unit), fill=_FAINT, anchor="rm")
+    return whole
+
+
+def _swatch(
+    draw: ImageDraw.ImageDraw, x: float, y: float, unit: float, colour: tuple[int, int, int]
+) -> float:
+    half = 1.1 * unit
+    draw.rounded_rectangle((x, y - half, x + 2 * half, y + half), radius=0.4 * unit, fill=colour)
+    return x + 2 * half + 1.2 * unit
+
+
+def _text(
+    draw: ImageDraw.ImageDraw,
+    x: float,
+    y: float,
+    text: str,
+    font: _Font,
+    colour: tuple[int, int, int],
+) -> float:
+    """Write `text` with its middle at height y; return where it ends."""
+    draw.text((x, y), text, font=font, fill=colour, anchor="lm")
+    return x + draw.textlength(text, font=font)
+
+
+def _percent(side: SideMeasurement) -> str:
+    return "none found" if side.percent is None else f"{side.percent:.1f} %"
+
+
+def _font(size: float) -> _Font:
+    return ImageFont.load_default(size=max(8.0, size))
+
+
+def _encode(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()

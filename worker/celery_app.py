@@ -1,0 +1,133 @@
+"""The Celery application: queues, options, one runtime per worker process."""
+
+import logging
+import os
+from typing import Any
+
+from celery import Celery, signals
+from kombu import Queue
+
+from models.messages import QUEUES, TASKS
+from models.session import Database
+from models.settings import Settings
+from models.states import JobKind
+from worker import tasks
+from worker.inference import Segmenter
+from worker.log import set_up_logging
+from worker.registry import find_bundle
+from worker.results import ResultStore
+from worker.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+_CHILD_START_SECONDS = 180.0  # importing torch and loading weights on a busy machine
+_SOCKET_SECONDS = 30.0
+
+
+def make_app(settings: Settings) -> Celery:
+    """Return the application with its queues and options; the tasks come with `register`."""
+    app = Celery("worker", broker=settings.effective_broker_url, set_as_current=True)
+    app.conf.update(
+        task_queues=[Queue(name, durable=True) for name in QUEUES],  # type: ignore[no-untyped-call]
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        # A message is acknowledged when its job ended, and comes again when the process died.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        task_soft_time_limit=settings.worker.soft_time_limit_seconds,
+        task_time_limit=settings.worker.hard_time_limit_seconds,
+        worker_proc_alive_timeout=_CHILD_START_SECONDS,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            # Round robin is kombu's default; an urgent queue must come first.
+            "queue_order_strategy": "priority",
+            "socket_timeout": _SOCKET_SECONDS,
+            "socket_connect_timeout": _SOCKET_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+    )
+    return app
+
+
+def make_runtime(settings: Settings) -> tasks.Runtime:
+    """Open the database and load the model. Called in the child, after the fork."""
+    database = Database(settings.effective_database_url)
+    store = ResultStore(database, settings.artifact_dir)
+    segmenter = Segmenter.load(
+        find_bundle(settings.analysis.model), settings.worker.device, _threads(settings)
+    )
+    segmenter.warm_up()
+    return tasks.Runtime(
+        settings=settings,
+        database=database,
+        store=store,
+        sandbox=Sandbox(settings),
+        segmenter=segmenter,
+        model_version_id=store.register_model(segmenter.identity),
+    )
+
+
+def _threads(settings: Settings) -> int:
+    """Share the cores between the worker processes."""
+    cores = len(os.sched_getaffinity(0))
+    return settings.worker.torch_threads or max(1, cores // settings.worker.concurrency)
+
+
+class _Process:
+    """The runtime of this process, made when Celery starts the process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._runtime: tasks.Runtime | None = None
+
+    def start(self, **_signal: Any) -> None:  # noqa: ANN401  Celery's signal arguments
+        set_up_logging()
+        self._runtime = make_runtime(self._settings)
+        log.info("model %s loaded", self._runtime.segmenter.identity.name)
+
+    @property
+    def runtime(self) -> tasks.Runtime:
+        if self._runtime is None:
+            self.start()
+        if self._runtime is None:  # pragma: no cover  start sets it or raises
+            raise RuntimeError
+        return self._runtime
+
+
+def register(app: Celery, settings: Settings) -> None:
+    """Give the application its two tasks and the process start that they need."""
+    process = _Process(settings)
+    signals.worker_process_init.connect(process.start, weak=False)
+
+    @app.task(name=TASKS[JobKind.ANALYSE])  # type: ignore[untyped-decorator]  # Celery has no types
+    def analyse(job_id: int) -> None:
+        tasks.analyse(job_id, process.runtime)
+
+    @app.task(name=TASKS[JobKind.REPORT])  # type: ignore[untyped-decorator]
+    def report(job_id: int) -> None:
+        tasks.report(job_id, process.runtime)
+
+
+def run_worker(settings: Settings) -> None:
+    """Run worker processes until SIGTERM; a running job is finished first."""
+    set_up_logging()
+    find_bundle(settings.analysis.model).verify()
+    app = make_app(settings)
+    register(app, settings)
+    app.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            f"--concurrency={settings.worker.concurrency}",
+            "--loglevel=WARNING",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+    )

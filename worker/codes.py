@@ -1,0 +1,77 @@
+"""Coded concepts of SEG and SR: standard codes by name, and ours where no standard code exists."""
+
+from typing import Final
+
+from highdicom.sr import CodedConcept
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from models.identity import PRIVATE_SCHEME
+from worker.types import Severity, Side, SpacingBasis
+
+AnyCode = Code | CodedConcept
+
+
+def _private(value: str, meaning: str) -> CodedConcept:
+    return CodedConcept(value, PRIVATE_SCHEME, meaning)
+
+
+LUNG: Final = codes.SCT.Lung
+OPACITY: Final = codes.DCM.Opacity
+ANATOMICAL_STRUCTURE: Final = codes.SCT.AnatomicalStructure
+ABNORMAL_STRUCTURE: Final = codes.SCT.MorphologicallyAbnormalStructure
+AREA: Final = codes.SCT.AreaOfDefinedRegion
+SEVERITY: Final = codes.SCT.Severity
+SQUARE_MM: Final = codes.UCUM.SquareMillimeter
+PERCENT: Final = codes.UCUM.Percent
+COMMENT: Final = codes.DCM.Comment
+DEVICE: Final = codes.DCM.Device
+REPORT_TITLE: Final = codes.DCM.ImagingMeasurementReport
+ARTIFICIAL_INTELLIGENCE: Final = codes.DCM.ArtificialIntelligence
+PLAIN_CHEST_XRAY: Final = Code("399208008", "SCT", "Plain X-ray of chest")
+
+LATERALITY: Final[dict[Side, Code]] = {
+    "left": codes.SCT.Left,
+    "right": codes.SCT.Right,
+    "total": codes.SCT.Bilateral,
+}
+SEVERITIES: Final[dict[Severity, Code]] = {
+    Severity.NONE: codes.SCT.None_,
+    Severity.MILD: codes.SCT.Mild,
+    Severity.MODERATE: codes.SCT.Moderate,
+    Severity.SEVERE: codes.SCT.Severe,
+}
+
+OPACITY_PERCENT: Final = _private(
+    "OPACITY_AREA_PCT", "Lung opacity area as percent of lung field area"
+)
+
+# What a number means, said in code so that a reader can filter by it.
+SPACING_METHODS: Final[dict[SpacingBasis, CodedConcept]] = {
+    SpacingBasis.CALIBRATED: _private("SPACING_PATIENT", "Pixel spacing calibrated to patient"),
+    SpacingBasis.DETECTOR_PLANE: _private(
+        "SPACING_DETECTOR", "Pixel spacing at detector, not corrected for magnification"
+    ),
+    SpacingBasis.MAGNIFICATION_CORRECTED: _private(
+        "SPACING_DIVIDED", "Detector pixel spacing divided by estimated magnification"
+    ),
+    SpacingBasis.FILM_SCAN: _private(
+        "SPACING_FILM", "Pixel spacing on scanned film, not corrected for magnification"
+    ),
+}
+NO_SPACING: Final = _private("SPACING_ABSENT", "No pixel spacing: areas withheld")
+SPACING_BASIS: Final = _private("SPACING_BASIS", "Basis of areas")
+
+SIDES_BASIS: Final = _private("SIDES_BASIS", "Basis of left and right")
+SIDES_STATED: Final = _private("SIDES_STATED", "Patient Orientation stated in the source image")
+SIDES_ASSUMED: Final = _private(
+    "SIDES_ASSUMED", "Assumed: patient's left at the right of the image"
+)
+
+LUNG_DEFINITION: Final = _private("LUNG_DEFINITION", "Definition of lung field")
+WITH_RETROCARDIAC: Final = _private(
+    "LUNG_WITH_HEART", "Lung fields include the region behind the heart"
+)
+
+INTENDED_USE: Final = _private("INTENDED_USE", "Intended use")
+RESEARCH_ONLY: Final = _private("RESEARCH_ONLY", "Research use only, not for diagnosis")

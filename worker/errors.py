@@ -1,0 +1,35 @@
+"""Errors of the worker; the type is the outcome.
+
+WorkerError
+├── NotAnalysable   final: the image is sound or not, but must not get a number
+├── AnalysisFailed  final: the file broke the analysis (decoder crash, time, memory)
+└── BundleError     the installed model is unusable
+Anything else is retryable: the job goes back to the queue until its attempts are used up.
+"""
+
+from models.reasons import SENTENCES, Reason
+
+
+class WorkerError(Exception):
+    """Base of everything the worker raises on purpose."""
+
+
+class _WithReason(WorkerError):
+    """An outcome with a stable code and one sentence."""
+
+    def __init__(self, reason: Reason, detail: str | None = None) -> None:
+        self.reason = reason
+        self.detail = detail or SENTENCES[reason]
+        super().__init__(f"{reason.value}: {self.detail}")
+
+
+class NotAnalysable(_WithReason):  # noqa: N818  the name is the outcome
+    """The image must not be analysed: wrong view, wrong body part, no lungs, unusable pixels."""
+
+
+class AnalysisFailed(_WithReason):  # noqa: N818  the name is the outcome
+    """The analysis broke on this file and would break again."""
+
+
+class BundleError(WorkerError):
+    """A model bundle is missing, incomplete, or does not match its recorded hash."""

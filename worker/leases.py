@@ -1,0 +1,88 @@
+"""Having a job: claim it, keep it while working, know whether it is still ours at the end."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from models.base import advance, utc_now
+from models.job import Job
+from models.session import Database
+from models.states import JobState
+
+log = logging.getLogger(__name__)
+
+
+def owner_name() -> str:
+    """Return the name under which this process leases jobs."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def claim(database: Database, job_id: int, lease_seconds: float) -> Job | None:
+    """Lease a pending job, counting the attempt; None when it is not there to be had.
+
+    A message that comes twice, or after the job has ended, finds it not pending and is dropped.
+    """
+    with database.write() as session:
+        job = session.get(Job, job_id)
+        if job is None or job.state is not JobState.PENDING:
+            return None
+        won = advance(
+            session,
+            job,
+            JobState.LEASED,
+            lease_owner=owner_name(),
+            lease_until=utc_now() + timedelta(seconds=lease_seconds),
+            attempts=job.attempts + 1,
+        )
+        if not won:
+            return None
+        session.refresh(job)
+        return job
+
+
+def held(session: Session, job_id: int) -> Job | None:
+    """Return the job, locked, if this process still has its lease; None when it was taken back."""
+    job = session.get_one(Job, job_id, with_for_update=True)
+    mine = job.state is JobState.LEASED and job.lease_owner == owner_name()
+    return job if mine else None
+
+
+@contextmanager
+def heartbeat(database: Database, job_id: int, lease_seconds: float) -> Iterator[None]:
+    """Renew the lease every third of its time while the block runs."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(lease_seconds / 3):
+            try:
+                _renew(database, job_id, lease_seconds)
+            except Exception:
+                log.exception("job %d: the lease could not be renewed", job_id)
+
+    thread = threading.Thread(target=beat, name=f"heartbeat-{job_id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _renew(database: Database, job_id: int, lease_seconds: float) -> None:
+    with database.write() as session:
+        session.execute(
+            update(Job)
+            .where(
+                Job.id == job_id,
+                Job.state == JobState.LEASED,
+                Job.lease_owner == owner_name(),
+            )
+            .values(lease_until=utc_now() + timedelta(seconds=lease_seconds))
+        )

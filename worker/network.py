@@ -1,0 +1,62 @@
+"""Networks by name: what a bundle's `network` table says becomes a torch module.
+
+All take one standardised image (batch, 1, size, size) and give three logits
+(batch, 3, size, size): left lung, right lung, opacity (the patient's left).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import torch
+from monai.networks.nets import BasicUNet, FlexibleUNet, UNet
+
+LABELS: Final = ("left_lung", "right_lung", "opacity")
+
+
+def _unet(options: Mapping[str, Any]) -> torch.nn.Module:
+    chosen: dict[str, Any] = {
+        "channels": (16, 32, 64, 128, 256),
+        "strides": (2, 2, 2, 2),
+        "num_res_units": 2,
+        **options,
+    }
+    return UNet(spatial_dims=2, in_channels=1, out_channels=len(LABELS), **chosen)
+
+
+def _basic_unet(options: Mapping[str, Any]) -> torch.nn.Module:
+    chosen: dict[str, Any] = {"features": (16, 16, 32, 64, 128, 16), **options}
+    return BasicUNet(spatial_dims=2, in_channels=1, out_channels=len(LABELS), **chosen)
+
+
+def _resnet18_unet(options: Mapping[str, Any]) -> torch.nn.Module:
+    chosen: dict[str, Any] = {"pretrained": False, **options}
+    return FlexibleUNet(
+        in_channels=1, out_channels=len(LABELS), backbone="resnet18", spatial_dims=2, **chosen
+    )
+
+
+_BUILDERS: Final[dict[str, Callable[[Mapping[str, Any]], torch.nn.Module]]] = {
+    "unet": _unet,
+    "basic-unet": _basic_unet,
+    "resnet18-unet": _resnet18_unet,
+}
+NETWORKS: Final = tuple(_BUILDERS)
+
+
+def build_network(config: Mapping[str, Any]) -> torch.nn.Module:
+    """Build `config["name"]`; the other keys are options of that network.
+
+    Raises ValueError on an unknown name, TypeError on an unknown option.
+    """
+    options = dict(config)
+    name = options.pop("name", None)
+    builder = _BUILDERS.get(str(name))
+    if builder is None:
+        msg = f"unknown network {name!r}; known: {', '.join(NETWORKS)}"
+        raise ValueError(msg)
+    return builder(options)
+
+
+def channels_last(network: torch.nn.Module) -> torch.nn.Module:
+    """Lay the weights out as convolutions read them fastest; the results do not change."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch leaves this out of its overloads

@@ -1,0 +1,333 @@
+"""A decoded radiograph to a ChestImage: grey scale, spacing, orientation.
+
+The grey scale follows PS3.4 N.2: stored values, Modality LUT, VOI LUT, then one inversion. All of
+it is worked out on the 2^BitsStored possible stored values and applied to the pixels as one table.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.pixels.utils import pixel_array as pydicom_pixel_array
+
+from models.reasons import Reason
+from worker.errors import NotAnalysable
+from worker.header import (
+    READ_ERRORS,
+    get_items,
+    get_numbers,
+    get_text,
+    get_values,
+    normalised_header,
+)
+from worker.types import ChestImage, Orientation, Spacing, SpacingBasis
+
+Stored = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
+
+DECODE_ERRORS: Final = (*READ_ERRORS, RuntimeError)
+
+# PS3.5 A.4: codecs that pydicom's plugins lack or fail on (12-bit JPEG Extended above all).
+_JPEG: Final = ("50", "51", "53", "55", "57", "70")
+_FALLBACKS: Final[dict[str, Callable[[bytes], NDArray[np.generic]]]] = {
+    **{f"1.2.840.10008.1.2.4.{last}": imagecodecs.jpeg_decode for last in _JPEG},
+    **{f"1.2.840.10008.1.2.4.{last}": imagecodecs.jpegxl_decode for last in ("110", "111", "112")},
+}
+# JPEG, JPEG-LS and JPEG 2000 streams end with this marker; a cut stream may decode without it.
+_ENDS_WITH_MARKER: Final = tuple(f"1.2.840.10008.1.2.4.{n}" for n in ("5", "7", "8", "9", "20"))
+_END_OF_IMAGE: Final = b"\xff\xd9"
+_TAIL_BYTES: Final = 1024
+
+_WHITE: Final = 65535
+_PERCENTILES: Final = (0.1, 99.9)
+_CONTRAST_PERCENTILES: Final = (2.0, 98.0)
+_MIN_CONTRAST: Final = 0.1
+_MAX_SATURATED: Final = 0.7
+_MAX_PADDED: Final = 0.95
+_MAX_ASPECT: Final = 5.0
+_PLAUSIBLE_WIDTH_MM: Final = (100.0, 1000.0)
+
+NOTE_PERCENTILES: Final = "No usable VOI LUT or window: grey scale set from percentiles."
+NOTE_FOR_PROCESSING: Final = "Analysed from a For Processing image."
+NOTE_ASPECT: Final = "Pixel Aspect Ratio is illegal: square pixels assumed."
+NOTE_SPACING: Final = "The recorded pixel spacing is implausible for a chest: check the areas."
+NOTE_PADDING: Final = "Pixel Padding Value covers nearly the whole image: ignored."
+
+_FOR_PROCESSING: Final = "1.2.840.10008.5.1.4.1.1.1.1.1"
+
+
+@dataclass(frozen=True)
+class _Grey:
+    """Display values 0..1 of every possible stored value, and how many pixels have it."""
+
+    values: Floats
+    counts: NDArray[np.int64]
+
+
+def decode_pixels(ds: Dataset) -> Stored:
+    """Return the stored values (rows, columns) of a single-frame grey image.
+
+    Raises NotAnalysable NO_DECODER when no codec knows the transfer syntax, CORRUPT_PIXELS when
+    the stream is cut, malformed or of another size than declared. MemoryError passes.
+    """
+    syntax = str(ds.file_meta.TransferSyntaxUID)
+    if get_numbers(ds, "BitsAllocated") not in {(8.0,), (16.0,)}:
+        raise NotAnalysable(Reason.CORRUPT_PIXELS, "Bits Allocated is neither 8 nor 16.")
+    _check_complete(ds, syntax)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # surplus padding and odd VRs are no reason to refuse
+            array = pydicom_pixel_array(ds, index=0)
+    except DECODE_ERRORS as error:
+        array = _decode_with_fallback(ds, syntax, error)
+    declared = (int(ds.Rows), int(ds.Columns))
+    if array.shape != declared or array.dtype.kind not in "ui" or array.dtype.itemsize > 2:  # noqa: PLR2004  bytes
+        raise NotAnalysable(Reason.CORRUPT_PIXELS)
+    return _within_bits_stored(ds, array, native=not ds.file_meta.TransferSyntaxUID.is_compressed)
+
+
+def chest_image(ds: Dataset, stored: Stored) -> ChestImage:
+    """Put decoded pixels on the display scale and read their geometry; never raises on odd tags."""
+    header = normalised_header(ds)
+    pixels, notes = display_scale(ds, stored)
+    spacing = spacing_of(ds)
+    orientation = orientation_of(ds)
+    ratio, aspect_notes = _aspect(ds, spacing)
+    notes += aspect_notes
+    if spacing is not None and not _is_plausible(spacing, pixels.shape):
+        notes.append(NOTE_SPACING)
+    if get_text(ds, "SOPClassUID") == _FOR_PROCESSING:
+        notes.append(NOTE_FOR_PROCESSING)
+    return ChestImage(pixels, header, spacing, orientation, ratio, tuple(notes))
+
+
+def display_scale(ds: Dataset, stored: Stored) -> tuple[NDArray[np.uint16], list[str]]:
+    """Return uint16 pixels, 0..65535 with bright = dense, on the grid of `stored`, and notes."""
+    notes: list[str] = []
+    bits = int(get_numbers(ds, "BitsStored")[0])
+    lowest = -(1 << (bits - 1)) if stored.dtype.kind == "i" else 0
+    domain = np.arange(lowest, lowest + (1 << bits))
+    index = (stored.astype(np.int32) - lowest).astype(np.uint16)
+    counts = np.bincount(index.ravel(), minlength=domain.size)
+    padding = _padding(ds, domain)
+    if counts[padding].sum() > _MAX_PADDED * index.size:
+        padding = np.zeros_like(padding)
+        notes.append(NOTE_PADDING)
+    counts[padding] = 0
+    modality = _modality(ds, domain)
+    display = _voi(ds, modality, counts)
+    if display is None:
+        display = _between_percentiles(_Grey(modality, counts))
+        notes.append(NOTE_PERCENTILES)
+    if _is_inverse(ds):
+        display = 1.0 - display
+    display[padding] = 0.0
+    table = np.rint(np.clip(display, 0.0, 1.0) * _WHITE).astype(np.uint16)
+    return table[index], notes
+
+
+def spacing_of(ds: Dataset) -> Spacing | None:
+    """Return the size of a pixel and where it is true (PS3.3 10.7.1), or None when nobody says."""
+    pixel = _pair(ds, "PixelSpacing")
+    imager = _pair(ds, "ImagerPixelSpacing")
+    magnification = get_numbers(ds, "EstimatedRadiographicMagnificationFactor")
+    if pixel is not None:
+        differs = imager is not None and not np.allclose(pixel, imager, rtol=1e-3)
+        calibrated = differs or get_text(ds, "PixelSpacingCalibrationType")
+        basis = SpacingBasis.CALIBRATED if calibrated else SpacingBasis.DETECTOR_PLANE
+        return Spacing(*pixel, basis)
+    if imager is not None:
+        if len(magnification) == 1 and magnification[0] >= 1:
+            row, column = (size / magnification[0] for size in imager)
+            return Spacing(row, column, SpacingBasis.MAGNIFICATION_CORRECTED)
+        return Spacing(*imager, SpacingBasis.DETECTOR_PLANE)
+    film = _pair(ds, "NominalScannedPixelSpacing")
+    return None if film is None else Spacing(*film, SpacingBasis.FILM_SCAN)
+
+
+def orientation_of(ds: Dataset) -> Orientation:
+    """Read Patient Orientation (PS3.3 C.7.6.1.1.1); absent or illegible: upright, assumed."""
+    directions = [text[:1].upper() for text in get_values(ds, "PatientOrientation")]
+    if len(directions) != 2:  # noqa: PLR2004  along a row, along a column
+        return Orientation(assumed=True)
+    row, column = directions
+    transpose = row in {"H", "F"}
+    if transpose:
+        row, column = column, row
+    if row not in {"L", "R"} or column not in {"H", "F"}:
+        return Orientation(assumed=True)
+    return Orientation(transpose, flip_rows=column == "H", flip_columns=row == "R")
+
+
+def _check_complete(ds: Dataset, syntax: str) -> None:
+    if not syntax.startswith(_ENDS_WITH_MARKER):
+        return
+    try:
+        frame = next(generate_frames(ds.PixelData, number_of_frames=1))
+    except (*DECODE_ERRORS, StopIteration) as error:
+        raise NotAnalysable(Reason.CORRUPT_PIXELS) from error
+    if _END_OF_IMAGE not in frame[-_TAIL_BYTES:]:
+        raise NotAnalysable(Reason.CORRUPT_PIXELS, "The compressed image is cut off.")
+
+
+def _decode_with_fallback(ds: Dataset, syntax: str, error: Exception) -> NDArray[np.generic]:
+    decode = _FALLBACKS.get(syntax)
+    if decode is None:
+        unknown = isinstance(error, NotImplementedError)
+        raise NotAnalysable(Reason.NO_DECODER if unknown else Reason.CORRUPT_PIXELS) from error
+    try:
+        array = np.asarray(decode(next(generate_frames(ds.PixelData, number_of_frames=1))))
+    except (*DECODE_ERRORS, StopIteration) as second:
+        raise NotAnalysable(Reason.CORRUPT_PIXELS) from second
+    # 8-bit JPEG may stand in an image that declares 16 bits allocated.
+    return array.astype(np.promote_types(array.dtype, f"u{int(ds.BitsAllocated) // 8}"))
+
+
+def _within_bits_stored(ds: Dataset, array: NDArray[np.generic], *, native: bool) -> Stored:
+    """Remove what stands outside Bits Stored: old overlays (native), codec overshoot (lossy)."""
+    allocated = array.dtype.itemsize * 8
+    bits = get_numbers(ds, "BitsStored")
+    if len(bits) != 1 or not 1 < bits[0] <= allocated:
+        raise NotAnalysable(Reason.CORRUPT_PIXELS, "Bits Stored does not fit Bits Allocated.")
+    unused = allocated - int(bits[0])
+    signed = get_numbers(ds, "PixelRepresentation") == (1.0,)
+    kind = np.dtype(f"{'i' if signed else 'u'}{array.dtype.itemsize}")
+    if not native:
+        lowest = -(1 << (int(bits[0]) - 1)) if signed else 0
+        wide = np.clip(array.astype(np.int32), lowest, lowest + (1 << int(bits[0])) - 1)
+        return wide.astype(kind)
+    high = get_numbers(ds, "HighBit") or (bits[0] - 1,)
+    above = max(0, min(unused, allocated - 1 - int(high[0])))
+    shifted: Stored = (array.astype(kind) << kind.type(above)) >> kind.type(unused)
+    return shifted
+
+
+def _padding(ds: Dataset, domain: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which stored values mean `no image here` (PS3.3 C.7.5.1.1.2)."""
+    first = get_numbers(ds, "PixelPaddingValue")
+    if len(first) != 1:
+        return np.zeros(domain.size, dtype=np.bool_)
+    last = get_numbers(ds, "PixelPaddingRangeLimit")
+    ends = [first[0], last[0] if len(last) == 1 else first[0]]
+    # The VR (US or SS) is often not that of Pixel Representation: compare modulo 2^16.
+    ends = [end - 65536 if end > domain[-1] and domain[0] < 0 else end for end in ends]
+    ends = [end + 65536 if end < 0 <= domain[0] else end for end in ends]
+    return np.asarray((domain >= min(ends)) & (domain <= max(ends)), dtype=np.bool_)
+
+
+def _modality(ds: Dataset, domain: NDArray[np.int64]) -> Floats:
+    """Modality LUT (PS3.3 C.11.1); an unusable one leaves the stored values."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd LUT descriptors
+            values = np.asarray(apply_modality_lut(domain, ds), dtype=np.float64)
+    except READ_ERRORS:
+        return domain.astype(np.float64)
+    usable = np.isfinite(values).all() and values.min() < values.max()
+    return values if usable else domain.astype(np.float64)
+
+
+def _voi(ds: Dataset, modality: Floats, counts: NDArray[np.int64]) -> Floats | None:
+    """VOI LUT Sequence, else the first window (PS3.3 C.11.2), when it shows the image at all."""
+    for candidate in (_voi_table(ds, modality), _window(ds, modality)):
+        if candidate is not None and _shows_something(_Grey(candidate, counts)):
+            return candidate
+    return None
+
+
+def _voi_table(ds: Dataset, modality: Floats) -> Floats | None:
+    if not get_items(ds, "VOILUTSequence"):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd LUT descriptors
+            values = np.asarray(apply_voi(np.rint(modality).astype(np.int64), ds), np.float64)
+    except READ_ERRORS:
+        return None
+    top = values.max()
+    return values / top if top > 0 else None
+
+
+def _window(ds: Dataset, modality: Floats) -> Floats | None:
+    centers, widths = get_numbers(ds, "WindowCenter"), get_numbers(ds, "WindowWidth")
+    if not centers or not widths:
+        return None
+    center, width = centers[0], widths[0]
+    function = get_text(ds, "VOILUTFunction").upper()
+    if function == "SIGMOID" and width > 0:  # PS3.3 C.11.2.1.3.1
+        return np.asarray(
+            1.0 / (1.0 + np.exp(np.clip(-4.0 * (modality - center) / width, -50, 50)))
+        )
+    if function == "LINEAR_EXACT" and width > 0:  # PS3.3 C.11.2.1.3.2
+        return np.clip((modality - center) / width + 0.5, 0.0, 1.0)
+    if width > 1:  # PS3.3 C.11.2.1.2.1
+        return np.clip((modality - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
+    return None
+
+
+def _shows_something(grey: _Grey) -> bool:
+    """Refuse windows that render the image black or white, such as a CT window on a DX."""
+    low, high = _percentiles(grey, _CONTRAST_PERCENTILES)
+    total = max(1, int(grey.counts.sum()))
+    black = grey.counts[grey.values <= 0].sum() / total
+    white = grey.counts[grey.values >= 1].sum() / total
+    return bool(high - low >= _MIN_CONTRAST and max(black, white) <= _MAX_SATURATED)
+
+
+def _between_percentiles(grey: _Grey) -> Floats:
+    low, high = _percentiles(grey, _PERCENTILES)
+    return np.clip((grey.values - low) / max(high - low, 1e-9), 0.0, 1.0)
+
+
+def _percentiles(grey: _Grey, percents: tuple[float, float]) -> tuple[float, float]:
+    order = np.argsort(grey.values, kind="stable")
+    cumulated = np.cumsum(grey.counts[order])
+    ranks = np.asarray(percents) / 100.0 * max(1, int(cumulated[-1]))
+    places = np.minimum(np.searchsorted(cumulated, ranks), order.size - 1)
+    low, high = grey.values[order[places]]
+    return float(low), float(high)
+
+
+def _is_inverse(ds: Dataset) -> bool:
+    """Say whether low values are to be shown bright.
+
+    DX says it twice, CR once (PS3.3 C.8.11.3.1.2): it is one inversion.
+    """
+    shape = get_text(ds, "PresentationLUTShape").upper()
+    return get_text(ds, "PhotometricInterpretation") == "MONOCHROME1" or shape == "INVERSE"
+
+
+def _pair(ds: Dataset, keyword: str) -> tuple[float, float] | None:
+    """Row and column spacing in mm, or None unless both are positive."""
+    numbers = get_numbers(ds, keyword)
+    if len(numbers) != 2 or min(numbers) <= 0:  # noqa: PLR2004  row, column
+        return None
+    return numbers[0], numbers[1]
+
+
+def _aspect(ds: Dataset, spacing: Spacing | None) -> tuple[float, list[str]]:
+    """Height of a pixel over its width: from the spacing, else Pixel Aspect Ratio (C.7.6.3.1.7)."""
+    if spacing is not None:
+        ratio = spacing.row_mm / spacing.column_mm
+    elif get_text(ds, "PixelAspectRatio"):
+        numbers = get_numbers(ds, "PixelAspectRatio")
+        if len(numbers) != 2 or min(numbers) <= 0:  # noqa: PLR2004  vertical, horizontal
+            return 1.0, [NOTE_ASPECT]
+        ratio = numbers[0] / numbers[1]
+    else:
+        return 1.0, []
+    return (ratio, []) if 1 / _MAX_ASPECT <= ratio <= _MAX_ASPECT else (1.0, [NOTE_ASPECT])
+
+
+def _is_plausible(spacing: Spacing, shape: tuple[int, ...]) -> bool:
+    low, high = _PLAUSIBLE_WIDTH_MM
+    return all(
+        low <= size <= high for size in (spacing.row_mm * shape[0], spacing.column_mm * shape[1])
+    )

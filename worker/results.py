@@ -1,0 +1,239 @@
+"""Results become files and rows: files first, then every row of one job in one transaction."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from models.audit import AuditAction, record
+from models.base import advance, utc_now
+from models.files import atomic_write, new_key
+from models.imaging import Study
+from models.job import Job
+from models.reasons import SENTENCES, Reason
+from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis
+from models.session import Database
+from models.states import ArtifactKind, InstanceState, JobState
+from worker.leases import held
+from worker.types import SIDES, AnalysedImage, ModelIdentity
+
+_DETAIL_LENGTH = 400
+
+
+@dataclass(frozen=True)
+class Product:
+    """Bytes of one result, before they are stored. Pictures have no SOP UIDs."""
+
+    kind: ArtifactKind
+    data: bytes
+    suffix: str
+    sop_class_uid: str | None = None
+    sop_instance_uid: str | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A product on disk, waiting for its row."""
+
+    product: Product
+    storage_key: str
+
+    def artifact(self) -> Artifact:
+        """Return the row, still without its subject."""
+        return Artifact(
+            kind=self.product.kind,
+            sop_class_uid=self.product.sop_class_uid,
+            sop_instance_uid=self.product.sop_instance_uid,
+            storage_key=self.storage_key,
+            sha256=hashlib.sha256(self.product.data).hexdigest(),
+            size_bytes=len(self.product.data),
+        )
+
+
+class ResultStore:
+    """Writes what one worker process produces."""
+
+    def __init__(self, database: Database, artifact_dir: Path) -> None:
+        self._database = database
+        self._root = artifact_dir
+
+    def register_model(self, identity: ModelIdentity) -> int:
+        """Return the id of the ModelVersion row, made when it is new."""
+        wanted = (
+            ModelVersion.name == identity.name,
+            ModelVersion.version == identity.version,
+            ModelVersion.sha256 == identity.sha256,
+        )
+        with self._database.write() as session:
+            row = session.scalar(select(ModelVersion).where(*wanted))
+            if row is None:
+                row = ModelVersion(
+                    name=identity.name, version=identity.version, sha256=identity.sha256
+                )
+                session.add(row)
+                session.flush()
+            return row.id
+
+    def store_analysis(
+        self, job_id: int, model_version_id: int, result: AnalysedImage, products: Sequence[Product]
+    ) -> bool:
+        """Store an analysis with its artifacts and end its job; False when the lease was lost."""
+        stored = self._write(products)
+        with self._database.write() as session:
+            job = held(session, job_id)
+            if job is None or job.instance is None:
+                self._remove(stored)
+                return False
+            instance = job.instance
+            analysis = _analysis(result, instance.id, model_version_id)
+            analysis.artifacts = [each.artifact() for each in stored]
+            session.add(analysis)
+            advance(session, instance, InstanceState.ANALYSED, reason=None, detail=None)
+            advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
+            record(
+                session,
+                AuditAction.INSTANCE_ANALYSED,
+                InstanceState.ANALYSED.value,
+                sop_instance_uid=instance.sop_instance_uid,
+                details=_provenance(result),
+            )
+        return True
+
+    def store_no_result(
+        self, job_id: int, state: InstanceState, reason: Reason, detail: str
+    ) -> bool:
+        """End an analyse job without a number: not analysed or failed, with the reason."""
+        with self._database.write() as session:
+            job = held(session, job_id)
+            if job is None or job.instance is None:
+                return False
+            instance = job.instance
+            advance(session, instance, state, reason=reason.value, detail=detail[:_DETAIL_LENGTH])
+            end = JobState.FAILED if state is InstanceState.FAILED else JobState.DONE
+            advance(session, job, end, finished_at=utc_now(), error=reason.value)
+            record(
+                session,
+                AuditAction.INSTANCE_ANALYSED,
+                state.value,
+                sop_instance_uid=instance.sop_instance_uid,
+                details={"reason": reason.value},
+            )
+        return True
+
+    def store_report(self, job_id: int, analyses: Sequence[Analysis], product: Product) -> bool:
+        """Store the SR of a study revision, name its analyses, set the study's figure."""
+        stored = self._write([product])
+        with self._database.write() as session:
+            job = held(session, job_id)
+            if job is None or job.study is None:
+                self._remove(stored)
+                return False
+            artifact = stored[0].artifact()
+            artifact.study_id, artifact.revision = job.study_id, job.revision
+            session.add(artifact)
+            session.flush()
+            session.add_all(
+                ReportedAnalysis(artifact_id=artifact.id, analysis_id=analysis.id)
+                for analysis in analyses
+            )
+            _set_figure(job.study, analyses)
+            advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
+            record(
+                session,
+                AuditAction.REPORT_STORED,
+                "stored",
+                study_instance_uid=job.study.study_instance_uid,
+                sop_instance_uid=artifact.sop_instance_uid,
+                details={"revision": artifact.revision, "images": len(analyses)},
+            )
+        return True
+
+    def give_back(self, job_id: int, max_attempts: int, error: BaseException) -> None:
+        """Return a job that broke to the queue; after the last attempt end it as dead."""
+        name = type(error).__name__
+        with self._database.write() as session:
+            job = held(session, job_id)
+            if job is None:
+                return
+            if job.attempts < max_attempts:
+                advance(
+                    session, job, JobState.PENDING, published_at=None, lease_owner=None, error=name
+                )
+                return
+            _fail_instance(session, job)
+            advance(session, job, JobState.DEAD, finished_at=utc_now(), error=name)
+
+    def _write(self, products: Sequence[Product]) -> list[Stored]:
+        stored = []
+        for product in products:
+            key = new_key(product.suffix)
+            atomic_write(self._root / key, product.data)
+            stored.append(Stored(product, key))
+        return stored
+
+    def _remove(self, stored: Sequence[Stored]) -> None:
+        for each in stored:
+            (self._root / each.storage_key).unlink(missing_ok=True)
+
+
+def _fail_instance(session: Session, job: Job) -> None:
+    if job.instance is not None:
+        reason = Reason.INTERNAL_ERROR
+        advance(
+            session,
+            job.instance,
+            InstanceState.FAILED,
+            reason=reason.value,
+            detail=SENTENCES[reason],
+        )
+
+
+def _set_figure(study: Study, analyses: Sequence[Analysis]) -> None:
+    """Set the highest total percentage of the study's images, and its band."""
+    worst = max(analyses, key=lambda row: row.opacity_percent_total or 0.0)
+    study.opacity_percent = worst.opacity_percent_total
+    study.severity = worst.severity
+
+
+def _analysis(result: AnalysedImage, instance_id: int, model_version_id: int) -> Analysis:
+    columns: dict[str, object] = {}
+    for side in SIDES:
+        measured = result.measurements.side(side)
+        columns |= {
+            f"opacity_percent_{side}": measured.percent,
+            f"lung_pixels_{side}": measured.lung_pixels,
+            f"opacity_pixels_{side}": measured.opacity_pixels,
+            f"lung_area_mm2_{side}": measured.lung_area_mm2,
+            f"opacity_area_mm2_{side}": measured.opacity_area_mm2,
+        }
+    spacing = result.image.spacing
+    return Analysis(
+        instance_id=instance_id,
+        model_version_id=model_version_id,
+        configuration_hash=result.configuration_hash,
+        severity=result.measurements.severity.value,
+        spacing_row_mm=spacing.row_mm if spacing else None,
+        spacing_column_mm=spacing.column_mm if spacing else None,
+        spacing_basis=spacing.basis.value if spacing else None,
+        orientation_assumed=result.image.orientation.assumed,
+        notes=list(result.image.notes),
+        device=result.device,
+        seconds=result.seconds,
+        **columns,
+    )
+
+
+def _provenance(result: AnalysedImage) -> dict[str, object]:
+    """Return what the audit keeps: who said it, from which bytes, under which settings."""
+    return {
+        "model": result.model.name,
+        "version": result.model.version,
+        "weights_sha256": result.model.sha256,
+        "configuration_sha256": result.configuration_hash,
+        "data_set_sha256": result.data_set_sha256,
+        "device": result.device,
+        "seconds": round(result.seconds, 3),
+    }

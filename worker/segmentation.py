@@ -1,0 +1,133 @@
+"""BINARY SEG of one image: left lung, right lung, opacity (PS3.3 A.51)."""
+
+import warnings
+from typing import TYPE_CHECKING, Final
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from models.identity import MANUFACTURER
+from worker import codes
+from worker.equipment import (
+    ObjectContext,
+    algorithm_version,
+    contributing_equipment,
+    finish,
+    node_equipment,
+)
+from worker.types import AnalysedImage, ModelIdentity
+
+if TYPE_CHECKING:
+    from pydicom.sr.coding import Code
+
+SEGMENTS: Final = ("Left lung", "Right lung", "Lung opacity")
+_COLOURS: Final = ((0, 114, 178), (0, 158, 115), (213, 94, 0))  # Okabe-Ito, colour-blind safe
+
+
+def build_segmentation(analysed: AnalysedImage, context: ObjectContext) -> hd.seg.Segmentation:
+    """Return the SEG of one analysed image; the same input gives the same bytes.
+
+    Three segments, one frame each, empty frames kept, opacity inside the lungs. No Frame of
+    Reference: each frame derives from the one source image (PS3.3 A.51.5.1).
+    """
+    header = analysed.image.header
+    masks = analysed.masks
+    opacity = masks.opacity & (masks.left | masks.right)
+    frames = np.stack([masks.left, masks.right, opacity], axis=-1)[np.newaxis]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # illegal UIDs of the source are referenced as they are
+        seg = hd.seg.Segmentation(
+            source_images=[header],
+            pixel_array=frames.astype(np.uint8),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=_descriptions(analysed, context),
+            series_instance_uid=context.uid("seg-series", *key_of(analysed)),
+            sop_instance_uid=context.uid("seg", *key_of(analysed)),
+            series_number=context.objects.seg_series_number,
+            instance_number=1,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            omit_empty_frames=False,
+            content_label="LUNG_OPACITY",
+            content_description="AI lung fields and lung opacity, research use only",
+            content_qualification=hd.ContentQualificationValues.RESEARCH,
+            series_description="AI lung opacity SEG (research use only)",
+            contributing_equipment=[contributing_equipment(analysed.model, context)],
+            content_date=context.created.date(),
+            content_time=context.created.time(),
+            series_date=context.created.date(),
+            series_time=context.created.time(),
+            **node_equipment(context),
+        )
+        _amend(seg, header, context)
+    return seg
+
+
+def key_of(analysed: AnalysedImage) -> tuple[str, ...]:
+    """Return what an object's identity derives from: inputs, model and configuration."""
+    header = analysed.image.header
+    return (
+        str(header.get("StudyInstanceUID", "")),
+        str(header.get("SOPInstanceUID", "")),
+        analysed.data_set_sha256,
+        analysed.model.sha256,
+        analysed.configuration_hash,
+    )
+
+
+def algorithm_identification(model: ModelIdentity) -> hd.AlgorithmIdentificationSequence:
+    """Return the item that names the model as source of a segment."""
+    return hd.AlgorithmIdentificationSequence(
+        name=model.name,
+        version=algorithm_version(model),
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        source=MANUFACTURER,
+    )
+
+
+def _descriptions(
+    analysed: AnalysedImage, context: ObjectContext
+) -> list[hd.seg.SegmentDescription]:
+    kinds: tuple[tuple[Code, Code, Code | None], ...] = (
+        (codes.ANATOMICAL_STRUCTURE, codes.LUNG, codes.LATERALITY["left"]),
+        (codes.ANATOMICAL_STRUCTURE, codes.LUNG, codes.LATERALITY["right"]),
+        (codes.ABNORMAL_STRUCTURE, codes.OPACITY, None),
+    )
+    algorithm = algorithm_identification(analysed.model)
+    described = []
+    for number, (label, kind) in enumerate(zip(SEGMENTS, kinds, strict=True), start=1):
+        category, type_, laterality = kind
+        item = hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=label,
+            segmented_property_category=category,
+            segmented_property_type=type_,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            tracking_id=label,
+            tracking_uid=context.uid("tracking", *key_of(analysed), label),
+            anatomic_regions=None if laterality else [codes.LUNG],
+            display_color=hd.color.CIELabColor.from_rgb(*_COLOURS[number - 1]),
+        )
+        if laterality is not None:  # SegmentDescription has no argument for it
+            modifier = hd.sr.CodedConcept.from_code(laterality)
+            type_item = item.SegmentedPropertyTypeCodeSequence[0]
+            type_item.SegmentedPropertyTypeModifierCodeSequence = [modifier]
+        described.append(item)
+    return described
+
+
+def _amend(seg: hd.seg.Segmentation, header: Dataset, context: ObjectContext) -> None:
+    """Make good what highdicom writes for images in space and omits for projections."""
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    if "PixelMeasuresSequence" in shared:
+        # No slice thickness in a projection, so highdicom could not read its own object back.
+        del shared.PixelMeasuresSequence
+    seg.PatientOrientation = header.get("PatientOrientation") or None  # type 2C, C.7.6.1
+    seg.ContentCreatorName = None  # type 2, content identification macro
+    uid = context.uid("dimension-organization", str(seg.SOPInstanceUID))
+    seg.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
+    for item in seg.DimensionIndexSequence:
+        item.DimensionOrganizationUID = uid
+    finish(seg, header, context)

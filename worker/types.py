@@ -1,0 +1,161 @@
+"""The frozen values that the steps of the pipeline hand to each other."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydicom.dataset import Dataset
+
+Mask = NDArray[np.bool_]
+Side = Literal["total", "left", "right"]
+SIDES: tuple[Side, ...] = ("total", "left", "right")
+
+
+class SpacingBasis(StrEnum):
+    """What a pixel spacing means (PS3.3 10.7.1)."""
+
+    CALIBRATED = "calibrated"
+    DETECTOR_PLANE = "detector_plane"
+    MAGNIFICATION_CORRECTED = "magnification_corrected"
+    FILM_SCAN = "film_scan"
+
+
+class Severity(StrEnum):
+    """Bands of the total opacity percentage; the bounds are a setting."""
+
+    NONE = "none"
+    MILD = "mild"
+    MODERATE = "moderate"
+    SEVERE = "severe"
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Size of one source pixel in mm, and where that size is true."""
+
+    row_mm: float
+    column_mm: float
+    basis: SpacingBasis
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How to turn the source grid upright: the patient's left at the image's right, feet down.
+
+    Applied in this order: transpose, then flip_rows (up-down), then flip_columns (left-right).
+    """
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+    assumed: bool = False
+
+    def to_upright(self, grid: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Turn the last two axes (rows, columns) of a source grid upright."""
+        if self.transpose:
+            grid = np.swapaxes(grid, -1, -2)
+        if self.flip_rows:
+            grid = grid[..., ::-1, :]
+        return grid[..., ::-1] if self.flip_columns else grid
+
+    def to_source(self, grid: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Undo `to_upright` exactly."""
+        if self.flip_columns:
+            grid = grid[..., ::-1]
+        if self.flip_rows:
+            grid = grid[..., ::-1, :]
+        return np.swapaxes(grid, -1, -2) if self.transpose else grid
+
+
+@dataclass(frozen=True)
+class ChestImage:
+    """One radiograph on the display scale, on the grid of the source.
+
+    `pixels` is uint16 (rows, columns), 0..65535, bright = dense tissue, whatever the photometric
+    interpretation was. `header` is a normalised copy of the source's attributes without pixels:
+    UTF-8, legal dates, only the attributes that derived objects need.
+    `row_height_over_width` is the height of a source pixel over its width (1.0 when square).
+    """
+
+    pixels: NDArray[np.uint16]
+    header: "Dataset"
+    spacing: Spacing | None
+    orientation: Orientation
+    row_height_over_width: float = 1.0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LungMasks:
+    """Boolean masks (rows, columns) on the source grid; opacity lies inside the lungs."""
+
+    left: Mask
+    right: Mask
+    opacity: Mask
+
+
+@dataclass(frozen=True)
+class SideMeasurement:
+    """Areas of one side. `percent` is None when that side has no lung pixels."""
+
+    lung_pixels: int
+    opacity_pixels: int
+    percent: float | None
+    lung_area_mm2: float | None
+    opacity_area_mm2: float | None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What the report says of one image."""
+
+    total: SideMeasurement
+    left: SideMeasurement
+    right: SideMeasurement
+    severity: Severity
+
+    def side(self, side: Side) -> SideMeasurement:
+        """Return the measurement of `side`."""
+        return {"total": self.total, "left": self.left, "right": self.right}[side]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Name, version and weights hash: together they say which network made a result."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class AnalysedImage:
+    """One image with everything measured on it; what SEG, SR and pictures are made from."""
+
+    image: ChestImage
+    masks: LungMasks
+    measurements: Measurements
+    model: ModelIdentity
+    configuration_hash: str
+    data_set_sha256: str
+    seconds: float
+    device: str
+
+
+@dataclass(frozen=True)
+class FileOutcome:
+    """The status of one file of `dicom-worker analyse`."""
+
+    path: "Path"
+    status: Literal["analysed", "not_analysed", "failed"]
+    reason: str | None = None
+    detail: str | None = None
+    sop_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+    analysed: AnalysedImage | None = field(default=None, repr=False)
