@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pydicom.config
 import pynetdicom.dimse_messages
 from pynetdicom import _config
 
@@ -99,7 +100,13 @@ class Reception:
         self._lock = threading.Lock()
 
     def install(self) -> None:
-        """Make pynetdicom receive into the spool, from now on, in this process."""
+        """Make pynetdicom receive into the spool, from now on, in this process.
+
+        pydicom's value checks are off in this process: they would refuse, or quote in a log, what
+        a peer sent; what intake needs of it, `header.read_identity` checks by its own rules.
+        """
+        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+        pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
         _config.STORE_RECV_CHUNKED_DATASET = True
         vars(pynetdicom.dimse_messages)["NamedTemporaryFile"] = self._open
 

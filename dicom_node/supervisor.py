@@ -136,9 +136,18 @@ class Supervisor:
                 if stop.wait(_POLL_SECONDS):
                     return False
                 self._fail_if_given_up(name, problem, deadline)
-                self._keep_alive()
+                self._fail_if_one_ended()
                 problem = probe()
+        # A probe proves that somebody answers: with the port taken, somebody else would.
+        self._fail_if_one_ended()
         return True
+
+    def _fail_if_one_ended(self) -> None:
+        """Refuse to start with a child that cannot: a person is there and can read why."""
+        for child in self._children():
+            if (code := child.ended()) is not None:
+                msg = f"{child.name} ended with {code} while starting; its last line says why"
+                raise StartError(msg)
 
     def _fail_if_given_up(self, name: str, problem: str, deadline: float) -> None:
         if time.monotonic() > deadline:

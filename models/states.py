@@ -78,29 +78,39 @@ State = InstanceState | StudyState | JobState | DeliveryState
 
 _I, _S, _J, _D = InstanceState, StudyState, JobState, DeliveryState
 
-TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    _I.RECEIVED: frozenset({_I.QUEUED, _I.NOT_ANALYSED, _I.FAILED, _I.QUARANTINED}),
-    _I.QUEUED: frozenset({_I.ANALYSED, _I.NOT_ANALYSED, _I.FAILED}),
-    _I.ANALYSED: frozenset(),
-    _I.NOT_ANALYSED: frozenset({_I.QUEUED}),
-    _I.FAILED: frozenset({_I.QUEUED}),
-    _I.QUARANTINED: frozenset({_I.QUEUED}),
-    _S.OPEN: frozenset({_S.SETTLED, _S.CLOSED, _S.REPORTED}),
-    _S.SETTLED: frozenset({_S.OPEN, _S.REPORTED, _S.CLOSED}),
-    _S.REPORTED: frozenset({_S.OPEN, _S.DELIVERED}),
-    _S.DELIVERED: frozenset({_S.OPEN}),
-    _S.CLOSED: frozenset({_S.OPEN}),
-    _J.PENDING: frozenset({_J.LEASED, _J.DEAD}),
-    _J.LEASED: frozenset({_J.DONE, _J.FAILED, _J.PENDING, _J.DEAD}),
-    _J.DONE: frozenset(),
-    _J.FAILED: frozenset({_J.PENDING}),
-    _J.DEAD: frozenset({_J.PENDING}),
-    _D.DUE: frozenset({_D.SENDING, _D.DEAD}),
-    _D.SENDING: frozenset({_D.SENT, _D.DUE, _D.REJECTED, _D.DEAD}),
-    _D.SENT: frozenset({_D.COMMITTED, _D.DUE}),
-    _D.COMMITTED: frozenset(),
-    _D.REJECTED: frozenset({_D.DUE}),
-    _D.DEAD: frozenset({_D.DUE}),
+# One table per machine: members of two StrEnums with the same text are equal, so a single table
+# keyed by member would let one machine overwrite another's "failed" or "dead".
+TRANSITIONS: Final[dict[type[State], dict[State, frozenset[State]]]] = {
+    InstanceState: {
+        _I.RECEIVED: frozenset({_I.QUEUED, _I.NOT_ANALYSED, _I.FAILED, _I.QUARANTINED}),
+        _I.QUEUED: frozenset({_I.ANALYSED, _I.NOT_ANALYSED, _I.FAILED}),
+        _I.ANALYSED: frozenset(),
+        _I.NOT_ANALYSED: frozenset({_I.QUEUED}),
+        _I.FAILED: frozenset({_I.QUEUED}),
+        _I.QUARANTINED: frozenset({_I.QUEUED}),
+    },
+    StudyState: {
+        _S.OPEN: frozenset({_S.SETTLED, _S.CLOSED}),
+        _S.SETTLED: frozenset({_S.OPEN, _S.REPORTED}),
+        _S.REPORTED: frozenset({_S.OPEN, _S.DELIVERED}),
+        _S.DELIVERED: frozenset({_S.OPEN}),
+        _S.CLOSED: frozenset({_S.OPEN}),
+    },
+    JobState: {
+        _J.PENDING: frozenset({_J.LEASED, _J.DEAD}),
+        _J.LEASED: frozenset({_J.DONE, _J.FAILED, _J.PENDING, _J.DEAD}),
+        _J.DONE: frozenset(),
+        _J.FAILED: frozenset({_J.PENDING}),
+        _J.DEAD: frozenset({_J.PENDING}),
+    },
+    DeliveryState: {
+        _D.DUE: frozenset({_D.SENDING, _D.DEAD}),
+        _D.SENDING: frozenset({_D.SENT, _D.DUE, _D.REJECTED, _D.DEAD}),
+        _D.SENT: frozenset({_D.COMMITTED, _D.DUE}),
+        _D.COMMITTED: frozenset(),
+        _D.REJECTED: frozenset({_D.DUE}),
+        _D.DEAD: frozenset({_D.DUE}),
+    },
 }
 
 
@@ -110,6 +120,6 @@ class IllegalTransitionError(ValueError):
 
 def check_transition(old: State, new: State) -> None:
     """Raise IllegalTransitionError unless TRANSITIONS allows `old` to become `new`."""
-    if new not in TRANSITIONS[old]:
+    if type(new) is not type(old) or new not in TRANSITIONS[type(old)][old]:
         msg = f"{type(old).__name__} {old.value} may not become {new.value}"
         raise IllegalTransitionError(msg)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels.processing import apply_modality_lut, apply_voi
 from pydicom.pixels.utils import pixel_array as pydicom_pixel_array
 
 from models.reasons import Reason
@@ -55,6 +54,7 @@ _MAX_ASPECT: Final = 5.0
 _PLAUSIBLE_WIDTH_MM: Final = (100.0, 1000.0)
 
 NOTE_PERCENTILES: Final = "No usable VOI LUT or window: grey scale set from percentiles."
+NOTE_MODALITY: Final = "Modality LUT or rescale is unusable: stored values used."
 NOTE_FOR_PROCESSING: Final = "Analysed from a For Processing image."
 NOTE_ASPECT: Final = "Pixel Aspect Ratio is illegal: square pixels assumed."
 NOTE_SPACING: Final = "The recorded pixel spacing is implausible for a chest: check the areas."
@@ -122,6 +122,9 @@ def display_scale(ds: Dataset, stored: Stored) -> tuple[NDArray[np.uint16], list
         notes.append(NOTE_PADDING)
     counts[padding] = 0
     modality = _modality(ds, domain)
+    if modality is None:
+        modality = domain.astype(np.float64)
+        notes.append(NOTE_MODALITY)
     display = _voi(ds, modality, counts)
     if display is None:
         display = _between_percentiles(_Grey(modality, counts))
@@ -222,16 +225,46 @@ def _padding(ds: Dataset, domain: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray((domain >= min(ends)) & (domain <= max(ends)), dtype=np.bool_)
 
 
-def _modality(ds: Dataset, domain: NDArray[np.int64]) -> Floats:
-    """Modality LUT (PS3.3 C.11.1); an unusable one leaves the stored values."""
+def _modality(ds: Dataset, domain: NDArray[np.int64]) -> Floats | None:
+    """Modality LUT Sequence, else rescale (PS3.3 C.11.1); None when what is there is unusable."""
+    stored = domain.astype(np.float64)
+    tables = get_items(ds, "ModalityLUTSequence")
+    if tables:
+        return _looked_up(ds, tables[0], stored)
+    slope, intercept = get_numbers(ds, "RescaleSlope"), get_numbers(ds, "RescaleIntercept")
+    if not slope and not intercept:
+        return stored
+    if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
+        return None
+    return stored * slope[0] + intercept[0]
+
+
+def _looked_up(ds: Dataset, item: Dataset, values: Floats) -> Floats | None:
+    """Apply one LUT item (PS3.3 C.11.1.1, C.11.2.1.1) of any depth; None when it is unusable."""
+    descriptor = [int(number) for number in get_numbers(item, "LUTDescriptor")]
+    if len(descriptor) != 3:  # noqa: PLR2004  entries, first value mapped, bits
+        return None
+    entries, first = descriptor[0] or 65536, descriptor[1]
+    if values.min() < 0 and first > 32767:  # noqa: PLR2004  its VR was read as US instead of SS
+        first -= 65536
+    data = _lut_data(ds, item, entries)
+    if data.size < entries or data.min() == data.max():
+        return None
+    index = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)
+    looked_up: Floats = data[index]
+    return looked_up
+
+
+def _lut_data(ds: Dataset, item: Dataset, entries: int) -> Floats:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd LUT descriptors
-            values = np.asarray(apply_modality_lut(domain, ds), dtype=np.float64)
+        data = item.LUTData
+        if isinstance(data, bytes):
+            order = "<" if ds.file_meta.TransferSyntaxUID.is_little_endian else ">"
+            kind = "u1" if len(data) < 2 * entries else f"{order}u2"
+            data = np.frombuffer(data[: len(data) // 2 * 2], kind)
+        return np.atleast_1d(np.asarray(data, np.float64))
     except READ_ERRORS:
-        return domain.astype(np.float64)
-    usable = np.isfinite(values).all() and values.min() < values.max()
-    return values if usable else domain.astype(np.float64)
+        return np.zeros(1)
 
 
 def _voi(ds: Dataset, modality: Floats, counts: NDArray[np.int64]) -> Floats | None:
@@ -243,16 +276,9 @@ def _voi(ds: Dataset, modality: Floats, counts: NDArray[np.int64]) -> Floats | N
 
 
 def _voi_table(ds: Dataset, modality: Floats) -> Floats | None:
-    if not get_items(ds, "VOILUTSequence"):
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd LUT descriptors
-            values = np.asarray(apply_voi(np.rint(modality).astype(np.int64), ds), np.float64)
-    except READ_ERRORS:
-        return None
-    top = values.max()
-    return values / top if top > 0 else None
+    tables = get_items(ds, "VOILUTSequence")
+    values = _looked_up(ds, tables[0], modality) if tables else None
+    return None if values is None else values / values.max()
 
 
 def _window(ds: Dataset, modality: Floats) -> Floats | None:

@@ -69,7 +69,7 @@ class StoragePacs:
     An object that comes twice is answered with success and kept once, as Orthanc does.
     """
 
-    name = "the demo's own storage SCP"
+    name = "our own storage SCP"
 
     def __init__(self, folder: Path, ae_title: str = "DEMOPACS", port: int = 0) -> None:
         self._folder = folder

@@ -69,9 +69,13 @@ def run_demo(
         console.print(f"[red]Demo failed:[/red] {error}")
         return 1
     overlays = _copy_overlays(samples, outcome.results, out)
-    console.print(results_table(outcome.sent, outcome.results, known, out))
-    console.print(f"Overlay pictures ({overlays}): {out / 'overlays'}")
-    console.print(f"SEG and SR as fetched from the PACS: {out / 'results'}")
+    console.print(results_table(outcome.sent, outcome.results, known, pacs.name))
+    console.print(f"Pictures: {overlays} overlays in {out / 'overlays'}", soft_wrap=True)
+    console.print(
+        f"Objects: {len(outcome.stored)} SEG and SR, fetched back from {pacs.name} {pacs.address}, "
+        f"in {out / 'results'}",
+        soft_wrap=True,
+    )
     console.print("Research use only. Not a medical device.")
     problems = _problems(outcome, known)
     for problem in problems:

@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.config import disable_value_validation
 from pynetdicom import AE
 
 _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd one-byte identifiers
@@ -54,7 +55,8 @@ def read_samples(folder: Path) -> tuple[list[Sample], list[Path]]:
 
 def _read(path: Path) -> Sample | None:
     try:
-        ds = dcmread(path, stop_before_pixels=True)
+        with disable_value_validation():  # no warning that quotes a stranger's values
+            ds = dcmread(path, stop_before_pixels=True)
         return Sample(
             path=path,
             sop_class_uid=str(ds.SOPClassUID),
@@ -93,7 +95,8 @@ def _send_study(samples: list[Sample], port: int, called_aet: str) -> Iterable[S
         return
     for sample in samples:
         try:
-            answer = assoc.send_c_store(sample.path)
+            with disable_value_validation():
+                answer = assoc.send_c_store(sample.path)
             yield Sent(sample, answer.get("Status"), "")
         except (ValueError, AttributeError, RuntimeError, OSError):
             yield Sent(sample, None, "not offered: the node takes no such SOP Class or encoding")

@@ -20,7 +20,11 @@ from dicom_node.demo.node import NodeProcess, Result, running
 from dicom_node.demo.pacs import OrthancPacs
 from dicom_node.demo.run import COMPREHENSIVE_3D_SR, SEG
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:Invalid value for VR"),  # real files have illegal UIDs
+]
 
 _QUARANTINED = ("quarantined", "no_patient_id")
 _ANALYSED = ("analysed", None)
@@ -66,8 +70,8 @@ EXPECTED: dict[str, tuple[str, str | None]] = {
     "dx_class_modality_px_panoramic_jpeg8.dcm": _not("modality"),
     "dx_elbow_jpegll_un_vr.dcm": _not("body_part"),
     "dx_hand_ge_352x370_14bit.dcm": _not("body_part"),
-    "dx_ms_1840x1360_8bit_expl.dcm": _not("no_lungs"),  # a skull that no header names
-    "dx_thorax_fuji_169x211_8bit.dcm": _not("no_lungs"),  # a dog, lateral, that no header names
+    "dx_ms_1840x1360_8bit_expl.dcm": _not("body_part"),  # a skull
+    "dx_thorax_fuji_169x211_8bit.dcm": _not("not_human"),  # a dog, lateral
 }
 
 _FUJI = "cr_chest_pa_fuji9000"

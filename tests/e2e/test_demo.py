@@ -25,7 +25,7 @@ def test_demo_on_phantoms(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     status, text = _run(None, out)
     assert status == 0, text
-    assert "not_analysed: lateral_view" in text
+    assert "not analysed: The image is a lateral view." in text
     overlays = list((out / "overlays").glob("*.png"))
     segmentations = list((out / "results").glob("*.seg.dcm"))
     reports = list((out / "results").glob("*.sr.dcm"))
@@ -42,7 +42,7 @@ def test_demo_without_orthanc_on_own_files(tmp_path: Path) -> None:
     (source / "notes.txt").write_text("no DICOM")
     status, text = _run(source, tmp_path / "demo", use_orthanc=False)
     assert status == 0, text
-    assert "the demo's own storage SCP" in text
+    assert "our own storage SCP" in text
     assert [each.name for each in (tmp_path / "demo" / "overlays").iterdir()] == ["chest.png"]
 
 

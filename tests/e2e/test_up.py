@@ -13,6 +13,7 @@ from pynetdicom.sop_class import Verification
 from servers import wait_until
 
 from dicom_node.demo.node import NodeProcess, NodeProcessError
+from dicom_node.demo.pacs import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -93,9 +94,14 @@ def _answers(node: NodeProcess) -> bool:
 
 
 def test_a_taken_port_is_said_and_ends_the_node(node: NodeProcess, tmp_path: Path) -> None:
-    second = make_node(tmp_path / "second")
-    second = NodeProcess(tmp_path / "second", dicom_port=node.dicom_port, web_port=second.web_port)
-    with pytest.raises(NodeProcessError):
-        second.start(60)
-    second.stop()
-    assert str(node.dicom_port) in second.stderr.read_text()
+    """The first node answers the second one's C-ECHO: that must not make the second `ready`."""
+    second = NodeProcess(tmp_path / "second", dicom_port=node.dicom_port, web_port=free_ports(1)[0])
+    try:
+        with pytest.raises(NodeProcessError, match="ended with 1"):
+            second.start(60)
+    finally:
+        second.stop()
+    said = second.stderr.read_text()
+    assert f"cannot listen on 0.0.0.0:{node.dicom_port}" in said
+    assert "--dicom-port" in said
+    assert "Traceback" not in said

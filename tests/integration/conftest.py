@@ -1,0 +1,87 @@
+"""A real listener in this process, over every kind of database."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom.config
+import pynetdicom.dimse_messages
+import pytest
+from pynetdicom import _config
+from rows import open_database
+
+from dicom_node.listener import Listener
+from models.session import Database
+from models.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class RunningListener:
+    """A listener and what it writes to."""
+
+    port: int
+    settings: Settings
+    database: Database
+    listener: Listener
+
+    @property
+    def spooled(self) -> list[Path]:
+        """Complete files."""
+        return sorted(self.settings.spool_dir.glob("??/*.dcm"))
+
+    @property
+    def incoming(self) -> list[Path]:
+        """Unfinished files."""
+        return list((self.settings.spool_dir / "incoming").iterdir())
+
+
+@pytest.fixture
+def _global_settings() -> Iterator[None]:
+    """Put back what a listener sets for its whole process."""
+    values = pydicom.config.settings
+    saved = (values.reading_validation_mode, values.writing_validation_mode)
+    temporary = vars(pynetdicom.dimse_messages)["NamedTemporaryFile"]
+    chunked = _config.STORE_RECV_CHUNKED_DATASET
+    yield
+    values.reading_validation_mode, values.writing_validation_mode = saved
+    vars(pynetdicom.dimse_messages)["NamedTemporaryFile"] = temporary
+    _config.STORE_RECV_CHUNKED_DATASET = chunked
+
+
+@pytest.fixture
+def listen(
+    tmp_path: Path, database_url: str, _global_settings: None
+) -> Iterator[Callable[..., RunningListener]]:
+    """Start a listener; keyword arguments are settings of the section `dicom`."""
+    with ExitStack() as stack:
+
+        def start(data_dir: Path | None = None, **dicom: Any) -> RunningListener:  # noqa: ANN401
+            settings = load_settings(
+                None,
+                data_dir=data_dir or tmp_path / "data",
+                database_url=database_url,
+                dicom={"host": "127.0.0.1", "port": 0, "min_free_bytes": 0} | dicom,
+            )
+            database = stack.enter_context(open_database(database_url))
+            listener = Listener(settings, database)
+            stack.callback(listener.stop)
+            return RunningListener(listener.port, settings, database, listener)
+
+        yield start
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB that really fills."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,0 +1,94 @@
+"""Our objects before the validators that the field trusts."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import DX, analysed_image, chest_dataset, chest_image, object_context
+
+from worker.equipment import to_bytes
+from worker.report import ReportImage, build_report
+from worker.segmentation import build_segmentation
+from worker.types import Orientation
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "cr": {},
+    "dx": {"SOPClassUID": DX, "Modality": "DX", "FrameOfReferenceUID": "1.2.3"},
+    "bare": {"PatientOrientation": None, "ImagerPixelSpacing": None, "StudyDate": None},
+    "japanese": {
+        "SpecificCharacterSet": ["", "ISO 2022 IR 87"],
+        "PatientName": "Yamada^Tarou=山田^太郎",
+    },
+    "no identity": {"PatientID": None, "PatientName": None, "AccessionNumber": None},
+}
+
+
+def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path]:
+    """Write SEG and SR (revision 2, with a predecessor) of one source; return their paths."""
+    stated = "PatientOrientation" not in attributes
+    image = chest_image(
+        ds=chest_dataset(**attributes),
+        orientation=Orientation(assumed=not stated),
+        notes=("A note.",),
+        **({} if stated else {"spacing": None}),
+    )
+    analysed = analysed_image(image)
+    seg = build_segmentation(analysed, object_context())
+    report_image = ReportImage(
+        header=image.header,
+        seg=seg,
+        measurements=analysed.measurements,
+        model=analysed.model,
+        configuration_hash=analysed.configuration_hash,
+        data_set_sha256=analysed.data_set_sha256,
+        spacing=image.spacing,
+        orientation_assumed=image.orientation.assumed,
+        notes=image.notes,
+    )
+    first = build_report([report_image], object_context(), 1)
+    second = build_report([report_image], object_context(), 2, predecessor=first)
+    paths = folder / "a.seg.dcm", folder / "a.sr.dcm"
+    for path, ds in zip(paths, (seg, second), strict=True):
+        path.write_bytes(to_bytes(ds))
+    return paths
+
+
+def _run(program: Path, path: Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [program, path], capture_output=True, check=False, encoding="utf-8", errors="replace"
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_dciodvfy_finds_no_error(source: str, tmp_path: Path, dcmtk: Callable[[str], Path]) -> None:
+    for path in _objects(tmp_path, SOURCES[source]):
+        _, said = _run(dcmtk("dciodvfy"), path)
+        assert re.search(r"^(Segmentation|Comprehensive3DSR)$", said, re.MULTILINE), said
+        assert not re.findall(r"^Error.*", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_dsrdump_reads_the_report(
+    source: str, tmp_path: Path, dcmtk: Callable[[str], Path]
+) -> None:
+    _, report = _objects(tmp_path, SOURCES[source])
+    code, said = _run(dcmtk("dsrdump"), report)
+    assert code == 0
+    assert "Imaging Measurement Report" in said
+    assert "Research use only, not for diagnosis" in said
+    problems = [line for line in said.splitlines() if re.match(r"[WEF]: ", line)]
+    assert all("does not support this Specific Character Set" in line for line in problems)
+
+
+def test_the_gate_of_this_test_works(tmp_path: Path, dcmtk: Callable[[str], Path]) -> None:
+    """A SEG that lacks a type 1 attribute must be found wanting."""
+    analysed = analysed_image()
+    seg = build_segmentation(analysed, object_context())
+    del seg.SegmentationType
+    path = tmp_path / "bad.dcm"
+    path.write_bytes(to_bytes(seg))
+    assert "Error" in _run(dcmtk("dciodvfy"), path)[1]

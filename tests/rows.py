@@ -1,0 +1,130 @@
+"""Rows for tests that start in the middle: a migrated database and what a test names in it."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import select
+
+from migrations.schema import upgrade
+from models.delivery import Destination
+from models.imaging import Instance, Series, Study
+from models.job import Job
+from models.result import Analysis, Artifact, ModelVersion
+from models.session import Database
+from models.states import ArtifactKind, InstanceState, JobKind, JobState
+
+CR = "1.2.840.10008.5.1.4.1.1.1"
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+@contextmanager
+def open_database(url: str) -> Iterator[Database]:
+    """Yield a database with the newest schema."""
+    database = Database(url)
+    try:
+        upgrade(database)
+        yield database
+    finally:
+        database.dispose()
+
+
+def random_uid() -> str:
+    """Return a fresh UID."""
+    return f"2.25.{secrets.randbits(127)}"
+
+
+def add_instance(
+    database: Database,
+    *,
+    study_instance_uid: str = "1.2.840.1",
+    sop_instance_uid: str | None = None,
+    data_set_sha256: str | None = None,
+    sop_class_uid: str = CR,
+    state: InstanceState = InstanceState.RECEIVED,
+    presentation_intent: str | None = None,
+    storage_key: str | None = None,
+) -> int:
+    """Add one instance to a study (made when new) and return its id."""
+    with database.write() as session:
+        study = session.scalar(select(Study).where(Study.study_instance_uid == study_instance_uid))
+        if study is None:
+            study = Study(study_instance_uid=study_instance_uid, calling_aet="PACS")
+            study.patient_id = "P1"
+        series = Series(study=study, series_instance_uid=random_uid(), modality="CR")
+        instance = Instance(
+            series=series,
+            sop_instance_uid=sop_instance_uid or random_uid(),
+            sop_class_uid=sop_class_uid,
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            data_set_sha256=data_set_sha256 or secrets.token_hex(32),
+            size_bytes=1,
+            storage_key=storage_key or secrets.token_hex(16),
+            state=state,
+            presentation_intent=presentation_intent,
+            patient_id="P1",
+            calling_aet="PACS",
+            called_aet="NODE",
+        )
+        session.add(instance)
+        session.flush()
+        return instance.id
+
+
+def add_job(database: Database, instance_id: int, state: JobState = JobState.PENDING) -> int:
+    """Add the analyse job of an instance and return its id."""
+    with database.write() as session:
+        job = Job(kind=JobKind.ANALYSE, instance_id=instance_id, model_selector="unet", state=state)
+        session.add(job)
+        session.flush()
+        return job.id
+
+
+def add_analysis(database: Database, instance_id: int, percent: float = 12.5) -> tuple[int, int]:
+    """Add an analysis with its SEG artifact; return the ids of both."""
+    with database.write() as session:
+        model = session.scalar(select(ModelVersion))
+        if model is None:
+            model = ModelVersion(name="unet", version="1", sha256="f" * 64)
+        analysis = Analysis(
+            instance_id=instance_id,
+            model_version=model,
+            configuration_hash="c" * 64,
+            severity="mild",
+            orientation_assumed=False,
+            device="cpu",
+            seconds=0.1,
+            **_numbers(percent),
+        )
+        segmentation = Artifact(
+            kind=ArtifactKind.SEG,
+            analysis=analysis,
+            sop_class_uid=SEG,
+            sop_instance_uid=random_uid(),
+            storage_key=secrets.token_hex(16),
+            sha256="0" * 64,
+            size_bytes=1,
+        )
+        session.add(segmentation)
+        session.flush()
+        return analysis.id, segmentation.id
+
+
+def _numbers(percent: float) -> dict[str, float | int]:
+    numbers: dict[str, float | int] = {}
+    for side in ("total", "left", "right"):
+        numbers |= {
+            f"opacity_percent_{side}": percent,
+            f"lung_pixels_{side}": 1000,
+            f"opacity_pixels_{side}": round(10 * percent),
+        }
+    return numbers
+
+
+def add_destination(database: Database, name: str, port: int) -> int:
+    """Add an enabled destination on this machine and return its id."""
+    with database.write() as session:
+        row = Destination(name=name, ae_title=name, host="127.0.0.1", port=port)
+        session.add(row)
+        session.flush()
+        return row.id

@@ -1,0 +1,207 @@
+"""worker.report: the SR, read back by highdicom and compared with the SEG and the numbers."""
+
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pytest
+from builders import (
+    DX,
+    analysed_image,
+    chest_dataset,
+    chest_image,
+    lung_masks,
+    object_context,
+)
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from worker.codes import OPACITY_PERCENT
+from worker.equipment import to_bytes
+from worker.report import ReportImage, build_report
+from worker.segmentation import build_segmentation
+from worker.types import AnalysedImage, ChestImage, LungMasks, Orientation, SideMeasurement
+
+
+def _report_image(analysed: AnalysedImage) -> ReportImage:
+    seg = build_segmentation(analysed, object_context())
+    return ReportImage(
+        header=analysed.image.header,
+        seg=dcmread(BytesIO(to_bytes(seg)), stop_before_pixels=True),
+        measurements=analysed.measurements,
+        model=analysed.model,
+        configuration_hash=analysed.configuration_hash,
+        data_set_sha256=analysed.data_set_sha256,
+        spacing=analysed.image.spacing,
+        orientation_assumed=analysed.image.orientation.assumed,
+        notes=analysed.image.notes,
+    )
+
+
+def _second_image(**overrides: Any) -> ChestImage:  # noqa: ANN401  fields of ChestImage
+    ds = chest_dataset(SOPInstanceUID="1.2.3.4", SOPClassUID=DX, Modality="DX", StudyTime="1201")
+    return chest_image(ds=ds, **overrides)
+
+
+def _read(report: Dataset) -> hd.sr.Comprehensive3DSR:
+    return hd.sr.srread(BytesIO(to_bytes(report)))
+
+
+def _groups(report: Dataset) -> dict[str, Any]:
+    content = _read(report).content
+    groups = [
+        *content.get_planar_roi_measurement_groups(),
+        *content.get_image_measurement_groups(),
+    ]
+    return {group.tracking_identifier: group for group in groups}
+
+
+def _value(group: Any, name: Any) -> float | None:  # noqa: ANN401  highdicom has no types
+    found = group.get_measurements(name=name)
+    return float(found[0].value) if found else None
+
+
+def _codes(group: Any) -> dict[str, str]:  # noqa: ANN401  highdicom has no types
+    return {item.name.value: item.value.value for item in group.get_qualitative_evaluations()}
+
+
+def _check_side(group: Any, side: SideMeasurement, area: float | None) -> None:  # noqa: ANN401
+    assert side.percent is not None
+    assert _value(group, OPACITY_PERCENT) == pytest.approx(side.percent, abs=0.005)
+    expected = None if area is None else pytest.approx(area, abs=0.05)
+    assert _value(group, codes.SCT.AreaOfDefinedRegion) == expected
+
+
+def test_numbers_are_those_of_the_seg_and_of_the_measurements() -> None:
+    analysed = analysed_image()
+    groups = _groups(build_report([_report_image(analysed)], object_context(), 1))
+    measured = analysed.measurements
+    _check_side(groups["Left lung"], measured.left, measured.left.lung_area_mm2)
+    _check_side(groups["Right lung"], measured.right, measured.right.lung_area_mm2)
+    _check_side(groups["Both lungs"], measured.total, measured.total.opacity_area_mm2)
+    seg = hd.seg.segread(BytesIO(to_bytes(build_segmentation(analysed, object_context()))))
+    spacing = analysed.image.spacing
+    assert spacing is not None
+    for label in ("Left lung", "Right lung", "Lung opacity"):
+        reference = groups[label].reference_type
+        assert reference == codes.DCM.ReferencedSegmentationFrame
+        frame = groups[label].referenced_segmentation_frame[0].ReferencedSOPSequence[0]
+        pixels = int(seg.pixel_array[frame.ReferencedFrameNumber - 1].sum())
+        area = _value(groups[label], codes.SCT.AreaOfDefinedRegion)
+        assert area == pytest.approx(pixels * spacing.row_mm * spacing.column_mm, abs=0.05)
+
+
+def test_the_first_group_a_reader_wants_states_its_limits() -> None:
+    image = chest_image(orientation=Orientation(assumed=True), notes=("Odd window.",))
+    report = build_report([_report_image(analysed_image(image))], object_context(), 1)
+    both = _groups(report)["Both lungs"]
+    stated = _codes(both)
+    assert stated["INTENDED_USE"] == "RESEARCH_ONLY"
+    assert stated["SIDES_BASIS"] == "SIDES_ASSUMED"
+    assert stated["SPACING_BASIS"] == "SPACING_PATIENT"
+    assert stated["LUNG_DEFINITION"] == "LUNG_WITH_HEART"
+    assert stated[codes.SCT.Severity.value] == codes.SCT.Mild.value
+    texts = [item.TextValue for item in both[0].ContentSequence if item.ValueType == "TEXT"]
+    assert "Odd window." in texts
+
+
+def test_without_spacing_there_is_no_area() -> None:
+    analysed = analysed_image(chest_image(spacing=None))
+    groups = _groups(build_report([_report_image(analysed)], object_context(), 1))
+    for label in ("Left lung", "Right lung", "Lung opacity", "Both lungs"):
+        assert _value(groups[label], codes.SCT.AreaOfDefinedRegion) is None
+    assert _codes(groups["Both lungs"])["SPACING_BASIS"] == "SPACING_ABSENT"
+
+
+def test_zero_opacity_is_reported() -> None:
+    masks = lung_masks()
+    none = LungMasks(masks.left, masks.right, np.zeros_like(masks.left))
+    report = build_report([_report_image(analysed_image(masks=none))], object_context(), 1)
+    assert _value(_groups(report)["Both lungs"], OPACITY_PERCENT) == 0.0
+
+
+def test_a_report_covers_every_image_of_the_study() -> None:
+    images = [
+        _report_image(analysed_image()),
+        _report_image(analysed_image(_second_image(spacing=None))),
+    ]
+    report = _read(build_report(images, object_context(), 1))
+    groups = report.content.get_planar_roi_measurement_groups()
+    assert len(groups) == 6
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0]
+    referenced = [
+        item.ReferencedSOPInstanceUID
+        for series in evidence.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    ]
+    assert len(referenced) == 4
+
+
+def test_the_order_of_images_does_not_matter() -> None:
+    images = [_report_image(analysed_image()), _report_image(analysed_image(_second_image()))]
+    one = to_bytes(build_report(images, object_context(), 1))
+    assert to_bytes(build_report(images[::-1], object_context(), 1)) == one
+
+
+def test_a_revision_names_its_predecessor() -> None:
+    images = [_report_image(analysed_image())]
+    first = build_report(images, object_context(), 1)
+    second = build_report(images, object_context(), 2, predecessor=first)
+    assert second.SOPInstanceUID != first.SOPInstanceUID
+    predecessor = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    named = predecessor.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    assert named == first.SOPInstanceUID
+
+
+def test_the_same_uid_with_other_bytes_is_two_images() -> None:
+    images = [
+        _report_image(analysed_image()),
+        _report_image(analysed_image(data_set_sha256="0" * 64)),
+    ]
+    report = _read(build_report(images, object_context(), 1))
+    assert len(report.content.get_planar_roi_measurement_groups()) == 6
+
+
+def test_images_of_two_studies_are_refused() -> None:
+    other = _report_image(analysed_image(chest_image(ds=chest_dataset(seed="2"))))
+    with pytest.raises(ValueError, match="one study"):
+        build_report([_report_image(analysed_image()), other], object_context(), 1)
+    with pytest.raises(ValueError, match="one study"):
+        build_report([], object_context(), 1)
+
+
+def test_algorithm_items_agree() -> None:
+    """IHE AIR 6.5.3.1: observer, algorithm and contributing equipment say the same."""
+    report = build_report([_report_image(analysed_image())], object_context(), 1)
+    contributors = report.ContributingEquipmentSequence
+    item = next(it for it in contributors if it.ManufacturerModelName == "test-net")
+    text = {
+        str(content.ConceptNameCodeSequence[0].CodeMeaning): content
+        for content in report.ContentSequence
+        if content.ValueType in {"TEXT", "UIDREF"}
+    }
+    assert text["Device Observer Model Name"].TextValue == item.ManufacturerModelName
+    assert item.DeviceUID == text["Device Observer UID"].UID
+    group = _groups(report)["Both lungs"]
+    texts = [it.TextValue for it in group[0].ContentSequence if it.ValueType == "TEXT"]
+    assert item.ManufacturerModelName in texts
+    assert item.SoftwareVersions in texts
+
+
+def test_free_text_of_the_source_stays_behind() -> None:
+    ds = chest_dataset(PatientComments="private remark", PatientName="Kept^Name")
+    image = chest_image(ds=ds)
+    data = to_bytes(build_report([_report_image(analysed_image(image))], object_context(), 1))
+    assert b"private remark" not in data
+    assert b"Kept^Name" in data
+
+
+def test_a_side_without_lung_has_no_percentage() -> None:
+    image = _report_image(analysed_image())
+    left = replace(image.measurements.left, percent=None, lung_area_mm2=None)
+    changed = replace(image, measurements=replace(image.measurements, left=left))
+    groups = _groups(build_report([changed], object_context(), 1))
+    assert _value(groups["Left lung"], OPACITY_PERCENT) is None
