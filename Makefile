@@ -64,6 +64,14 @@ faults: $(STAMP)  ## Only the tests that kill and cut
 bench: $(STAMP)  ## The scripts that print the figures of docs/
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
+# Again after every change of the weights: the picture shows what the shipped network does.
+.PHONY: docs
+docs: $(STAMP)  ## Draw docs/overlay.png anew from a phantom
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
+	  && $(BIN)/dicom-worker phantom --out "$$scratch/in" \
+	  && $(BIN)/dicom-worker analyse "$$scratch/in/PHANTOM-0001" --out "$$scratch/out" \
+	  && $(BIN)/python -c 'import sys; from PIL import Image; image = Image.open(sys.argv[1]).convert("RGB"); image.thumbnail((640, 760)); image.quantize(192).save("docs/overlay.png", optimize=True)' "$$scratch"/out/*.overlay.png
+
 .PHONY: fmt
 fmt: $(STAMP)  ## Format and fix what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet .

@@ -1,5 +1,6 @@
 """Composition root of the node: reads the settings once and hands every part what it needs."""
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,10 +11,10 @@ import click
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import log
 from dicom_node.errors import NodeError
 from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
+from models.log import set_up_logging
 from models.session import Database
 from models.settings import DestinationSettings, Settings, load_settings
 
@@ -51,11 +52,17 @@ def _listing(command: Command) -> Command:
     return command
 
 
-def _settings(config: Path | None, data_dir: Path | None, **overrides: Any) -> Settings:  # noqa: ANN401
+def _settings(config: Path | None, data_dir: Path | None) -> Settings:
     try:
-        return load_settings(config, data_dir=data_dir, **overrides)
+        return load_settings(config, data_dir=data_dir)
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
+
+
+def _serve(role: str) -> None:
+    """Prepare a long-running process: its log, and files that only owner and group can read."""
+    os.umask(0o027)
+    set_up_logging(role)
 
 
 def _database(settings: Settings) -> Database:
@@ -75,12 +82,16 @@ def cli() -> None:
 @click.option("--web-port", type=click.IntRange(1, 65535), help="HTTP port (default 8080).")
 @click.option("--pacs", multiple=True, metavar="AET@HOST:PORT", help="Receiver; repeatable.")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes (default 1).")
-def up(config: Path | None, data_dir: Path | None, **options: Any) -> None:  # noqa: ANN401
+def up(
+    config: Path | None,
+    data_dir: Path | None,
+    **options: Any,  # noqa: ANN401  those of _with_options
+) -> None:
     """Run the whole node on this machine; prints `ready` when it can take studies."""
     from dicom_node.supervisor import Supervisor
 
     settings = _with_options(_settings(config, data_dir), **options)
-    log.configure("up")
+    _serve("up")
     Supervisor(settings).run(stop_on_signals())
 
 
@@ -119,7 +130,7 @@ def listen(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node import listener
 
     settings = _settings(config, data_dir)
-    log.configure("listen")
+    _serve("listen")
     listener.run(settings, _database(settings), stop_on_signals())
 
 
@@ -131,7 +142,7 @@ def dispatch(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node.queue import JobQueue
 
     settings = _settings(config, data_dir)
-    log.configure("dispatch")
+    _serve("dispatch")
     queue = JobQueue(settings.effective_broker_url)
     dispatcher = Dispatcher(settings, _database(settings), queue)
     run_loop(dispatcher.step, stop_on_signals(), settings.dispatch.poll_seconds)
@@ -144,7 +155,7 @@ def deliver(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node import delivery
 
     settings = _settings(config, data_dir)
-    log.configure("deliver")
+    _serve("deliver")
     database = _database(settings)
     delivery.synchronise_destinations(database, settings)
     delivery.run(settings, database, stop_on_signals())
@@ -157,7 +168,7 @@ def web(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node.web import serve
 
     settings = _settings(config, data_dir)
-    log.configure("web")
+    _serve("web")
     serve.run(settings, _database(settings))
 
 

@@ -45,13 +45,15 @@ class Deliverer:
     def step(self) -> bool:
         """Send one batch of due artifacts; return whether there was any."""
         with self._database.read() as session:
-            self_due = self._due_ids(session)
+            due = self._due_ids(session)
             expired = self._expired_ids(session)
         for delivery_id in expired:
             self._take_back(delivery_id)
-        if not self_due:
+        if not due:
             return bool(expired)
-        receiver, parcels = self._claim(self_due)
+        receiver, parcels = self._claim(due)
+        if not parcels:
+            return True  # another deliverer was faster
         for result in self._sender.send(receiver, parcels):
             self._record(receiver, result)
         return True
@@ -152,8 +154,12 @@ class Deliverer:
             log.warning("delivery %d: %s: %s", delivery.id, result.verdict.value, result.error)
 
     def _advance(self, session: Session, delivery: Delivery, result: SendResult) -> None:
-        common = {"lease_owner": None, "lease_until": None, "error": result.error}
-        common["status"] = result.status  # type: ignore[assignment]
+        common: dict[str, object] = {
+            "lease_owner": None,
+            "lease_until": None,
+            "error": result.error,
+            "status": result.status,
+        }
         if result.verdict is Verdict.SENT:
             advance(session, delivery, DeliveryState.SENT, sent_at=utc_now(), **common)
         elif result.verdict is Verdict.REJECTED:

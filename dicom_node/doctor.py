@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import text
 
@@ -71,7 +72,7 @@ def examine(settings: Settings, database: Database) -> list[Finding]:
     for to in settings.destinations:
         receiver = Receiver(to.name, to.ae_title, to.host, to.port)
         name = f"destination {to.name}@{to.host}:{to.port}"
-        findings.append(_try(name, lambda it=receiver: _check_destination(sender, it)))  # type: ignore[misc]
+        findings.append(_try(name, partial(_check_destination, sender, receiver)))
     queue.close()
     return findings
 

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_PIPE_WIDTH = 200  # a pipe has no width; 80 would fold every UID
+
 
 class Format(StrEnum):
     """How a listing is printed."""
@@ -60,11 +62,16 @@ def _inert(value: object) -> object:
 
 
 def _print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> None:
-    table = Table(*(heading for heading, _ in columns))
+    table = Table()
+    for heading, _ in columns:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         flat = flatten(row)
         table.add_row(*(_cell(flat.get(key)) for _, key in columns))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_WIDTH)
+    console.print(table)
 
 
 def _cell(value: object) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_STANDARD_ERROR = 2
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _FIRST_PAUSE_SECONDS = 1.0
 _LAST_PAUSE_SECONDS = 30.0
@@ -48,6 +49,7 @@ class Child:
             self.command,
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
+            stdout=_STANDARD_ERROR,  # standard output is the supervisor's alone: it says `ready`
             start_new_session=True,
             preexec_fn=die_with_parent,  # noqa: PLW1509  the supervisor has one thread
         )
@@ -82,7 +84,7 @@ class Child:
         try:
             self._process.wait(self.stop_seconds)
         except subprocess.TimeoutExpired:
-            log.error("%s did not stop in %.0f s: killed", self.name, self.stop_seconds)  # noqa: TRY400
+            log.error("%s did not stop in %.0f s: killed", self.name, self.stop_seconds)  # noqa: TRY400  expected, no traceback
         self._kill_group()
         self._process.wait()
         self._process = None

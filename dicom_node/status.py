@@ -14,6 +14,8 @@ from dicom_node.errors import (
 SUCCESS: Final = 0x0000
 PROCESSING_FAILURE: Final = 0x0110
 DUPLICATE_SOP_INSTANCE: Final = 0x0111
+_WARNINGS: Final = range(0xB000, 0xC000)
+_OUT_OF_RESOURCES: Final = range(0xA700, 0xA800)
 
 STORE_STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     SpoolFullError: (0xA700, "Refused: out of resources"),
@@ -36,9 +38,9 @@ def is_stored(status: int) -> bool:
 
     Warnings (0xB000, 0xB006, 0xB007) say so with a remark, 0x0111 that it had it before.
     """
-    return status in {SUCCESS, DUPLICATE_SOP_INSTANCE} or 0xB000 <= status <= 0xBFFF  # noqa: PLR2004
+    return status in {SUCCESS, DUPLICATE_SOP_INSTANCE} or status in _WARNINGS
 
 
 def is_retryable(status: int) -> bool:
     """Say whether the receiver may take the object later (0x0110, 0xA7xx: out of resources)."""
-    return status == PROCESSING_FAILURE or 0xA700 <= status <= 0xA7FF  # noqa: PLR2004
+    return status == PROCESSING_FAILURE or status in _OUT_OF_RESOURCES

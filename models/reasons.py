@@ -31,6 +31,7 @@ class Reason(StrEnum):
     # decoding
     NO_DECODER = "no_decoder"
     CORRUPT_PIXELS = "corrupt_pixels"
+    DECODER_CRASH = "decoder_crash"
     DECODE_TIMEOUT = "decode_timeout"
     DECODE_MEMORY = "decode_memory"
     FLAT_IMAGE = "flat_image"
@@ -64,6 +65,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.FOR_PROCESSING_SIBLING: "A For Presentation image of the same study is used instead.",
     Reason.NO_DECODER: "No decoder is installed for this transfer syntax.",
     Reason.CORRUPT_PIXELS: "The pixel data cannot be decoded.",
+    Reason.DECODER_CRASH: "The decoder crashed on this file.",
     Reason.DECODE_TIMEOUT: "Decoding took longer than the configured limit.",
     Reason.DECODE_MEMORY: "Decoding needed more memory than the configured limit.",
     Reason.FLAT_IMAGE: "The decoded image has no contrast.",

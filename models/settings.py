@@ -223,7 +223,10 @@ class Settings(BaseSettings):
         return self.data_dir / "artifacts"
 
 
-def load_settings(config: Path | None = None, **overrides: Any) -> Settings:  # noqa: ANN401
+def load_settings(
+    config: Path | None = None,
+    **overrides: Any,  # noqa: ANN401  a top-level key each, checked by the tree
+) -> Settings:
     """Read the tree once. `overrides` are top-level keys; None values are ignored.
 
     Raises pydantic.ValidationError (a ValueError) that names each wrong key, and FileNotFoundError

@@ -45,7 +45,7 @@ def chest_pixels(rows: int = 256, columns: int = 240, bits: int = 12) -> NDArray
     return pixels
 
 
-def chest_dataset(**overrides: Any) -> FileDataset:  # noqa: ANN401  any DICOM value
+def chest_dataset(**overrides: Any) -> FileDataset:
     """A legal frontal chest CR (or another class) in memory; None removes an attribute.
 
     Keyword arguments are DICOM keywords; `pixels=` (stored values) and `bits=` set the pixel
@@ -89,7 +89,7 @@ def lung_masks(rows: int = 256, columns: int = 240, opacity: float = 0.25) -> Lu
     return LungMasks(left=left, right=right, opacity=left & (y > 0.78 - 0.6 * opacity))
 
 
-def chest_image(**overrides: Any) -> ChestImage:  # noqa: ANN401  fields of ChestImage, or ds=
+def chest_image(**overrides: Any) -> ChestImage:
     """A ChestImage of `chest_dataset()`, calibrated at 1.4 mm, orientation stated."""
     ds = overrides.pop("ds", None) or chest_dataset()
     rows, columns = int(ds.Rows), int(ds.Columns)
@@ -105,7 +105,7 @@ def chest_image(**overrides: Any) -> ChestImage:  # noqa: ANN401  fields of Ches
 def analysed_image(
     image: ChestImage | None = None,
     masks: LungMasks | None = None,
-    **overrides: Any,  # noqa: ANN401
+    **overrides: Any,
 ) -> AnalysedImage:
     """An AnalysedImage whose measurements follow from its masks."""
     image = image or chest_image()

@@ -74,15 +74,15 @@ def store_bytes(
     """C-STORE `data` as it is under the UIDs given; None when no answer came."""
     context = next(cx for cx in assoc.accepted_contexts if cx.abstract_syntax == sop_class_uid)
     request = _request(sop_class_uid, sop_instance_uid, data)
-    assoc._reactor_checkpoint.clear()  # noqa: SLF001  as send_c_store does
-    while not assoc._is_paused:  # noqa: SLF001
+    assoc._reactor_checkpoint.clear()
+    while not assoc._is_paused:
         time.sleep(0.0001)
     try:
         assoc.dimse.send_msg(request, context.context_id or 0)
         _, answer = assoc.dimse.get_msg(block=True)
     finally:
-        assoc._reactor_checkpoint.set()  # noqa: SLF001
-    return None if answer is None else int(answer.Status)  # type: ignore[union-attr]
+        assoc._reactor_checkpoint.set()
+    return None if answer is None else int(answer.Status)
 
 
 def store(port: int, ds: Dataset, calling: str = "PACS") -> int | None:

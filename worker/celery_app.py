@@ -7,13 +7,13 @@ from typing import Any
 from celery import Celery, signals
 from kombu import Queue
 
+from models.log import set_up_logging
 from models.messages import QUEUES, TASKS
 from models.session import Database
 from models.settings import Settings
 from models.states import JobKind
 from worker import tasks
 from worker.inference import Segmenter
-from worker.log import set_up_logging
 from worker.registry import find_bundle
 from worker.results import ResultStore
 from worker.sandbox import Sandbox
@@ -28,7 +28,7 @@ def make_app(settings: Settings) -> Celery:
     """Return the application with its queues and options; the tasks come with `register`."""
     app = Celery("worker", broker=settings.effective_broker_url, set_as_current=True)
     app.conf.update(
-        task_queues=[Queue(name, durable=True) for name in QUEUES],  # type: ignore[no-untyped-call]
+        task_queues=[Queue(name, durable=True) for name in QUEUES],  # type: ignore[no-untyped-call]  # kombu
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -110,7 +110,7 @@ def register(app: Celery, settings: Settings) -> None:
     def analyse(job_id: int) -> None:
         tasks.analyse(job_id, process.runtime)
 
-    @app.task(name=TASKS[JobKind.REPORT])  # type: ignore[untyped-decorator]
+    @app.task(name=TASKS[JobKind.REPORT])  # type: ignore[untyped-decorator]  # Celery has no types
     def report(job_id: int) -> None:
         tasks.report(job_id, process.runtime)
 

@@ -18,8 +18,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from models.log import set_up_logging
 from models.settings import Settings, load_settings
-from worker import log
 from worker.errors import BundleError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def analyse(
     data_dir: Path | None,
 ) -> None:
     """Analyse DICOM files: SEG and overlay per image, SR per study. Folders are searched."""
-    log.set_up_logging("analyse", level="WARNING")
+    set_up_logging("analyse", level="WARNING")
     settings = _with_options(_settings(config, data_dir), model, device)
     _make_writable(out)
     try:

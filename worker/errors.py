@@ -14,7 +14,7 @@ class WorkerError(Exception):
     """Base of everything the worker raises on purpose."""
 
 
-class _WithReason(WorkerError):
+class _OutcomeError(WorkerError):
     """An outcome with a stable code and one sentence."""
 
     def __init__(self, reason: Reason, detail: str | None = None) -> None:
@@ -23,11 +23,11 @@ class _WithReason(WorkerError):
         super().__init__(f"{reason.value}: {self.detail}")
 
 
-class NotAnalysable(_WithReason):  # noqa: N818  the name is the outcome
+class NotAnalysable(_OutcomeError):
     """The image must not be analysed: wrong view, wrong body part, no lungs, unusable pixels."""
 
 
-class AnalysisFailed(_WithReason):  # noqa: N818  the name is the outcome
+class AnalysisFailed(_OutcomeError):
     """The analysis broke on this file and would break again."""
 
 

@@ -82,13 +82,8 @@ _INTEGERS: Final = (
     "SeriesNumber",
     "InstanceNumber",
 )
-_DECIMALS: Final = (
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-    "EstimatedRadiographicMagnificationFactor",
-    "LossyImageCompressionRatio",
-)
+_SPACINGS: Final = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+_DECIMALS: Final = ("EstimatedRadiographicMagnificationFactor", "LossyImageCompressionRatio")
 _CODE_SEQUENCES: Final = ("ViewCodeSequence", "AnatomicRegionSequence")
 _TYPE_2: Final = (
     "PatientName",
@@ -220,7 +215,8 @@ def normalised_header(ds: Dataset) -> Dataset:
 
 def _copy_texts(ds: Dataset, out: Dataset) -> None:
     out.SpecificCharacterSet = "ISO_IR 192"
-    copied: dict[str, str] = {keyword: get_text(ds, keyword) for keyword in _UIDS}
+    # A UID has one value; of several, the first that says something.
+    copied = {keyword: next(filter(None, get_values(ds, keyword)), "") for keyword in _UIDS}
     for keyword, longest in _TEXTS.items():
         copied[keyword] = get_text(ds, keyword).replace("\\", " ")[:longest]
     for keyword in _CODES:
@@ -247,9 +243,10 @@ def _copy_numbers(ds: Dataset, out: Dataset) -> None:
         numbers = get_numbers(ds, keyword)
         if len(numbers) == 1 and numbers[0].is_integer() and 0 <= numbers[0] < 2**31:  # IS, US
             setattr(out, keyword, int(numbers[0]))
-    for keyword in _DECIMALS:
+    for keyword in (*_SPACINGS, *_DECIMALS):
         numbers = get_numbers(ds, keyword)
-        if numbers:
+        paired = keyword not in _SPACINGS or len(numbers) == 2  # noqa: PLR2004  row, column
+        if numbers and min(numbers) > 0 and paired:
             setattr(out, keyword, [format_number_as_ds(number) for number in numbers])
 
 

@@ -39,7 +39,9 @@ class _ChildDiedError(Exception):
 class Sandbox:
     """One persistent decoding child; started on first use, again after it died or was forked away.
 
-    Not for use by several threads at once. Works inside daemonic (prefork) workers.
+    Not for use by several threads at once, and the thread that uses it first must live as long as
+    it is used: the kernel ends the child with the thread that started it. Works inside daemonic
+    (prefork) workers.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -111,9 +113,7 @@ class Sandbox:
             return self._exchange(request)
         except _ChildDiedError:
             if self._end_of_child() != -signal.SIGKILL:
-                raise AnalysisFailed(
-                    Reason.CORRUPT_PIXELS, "The decoder crashed on this file."
-                ) from None
+                raise AnalysisFailed(Reason.DECODER_CRASH) from None
         # Somebody else's SIGKILL (an operator, the kernel short of memory) is not the file's fault.
         try:
             return self._exchange(request)

@@ -125,6 +125,7 @@ def _amend(seg: hd.seg.Segmentation, header: Dataset, context: ObjectContext) ->
         # No slice thickness in a projection, so highdicom could not read its own object back.
         del shared.PixelMeasuresSequence
     seg.PatientOrientation = header.get("PatientOrientation") or None  # type 2C, C.7.6.1
+    seg.BodyPartExamined = "CHEST"  # the gate let nothing else pass
     seg.ContentCreatorName = None  # type 2, content identification macro
     uid = context.uid("dimension-organization", str(seg.SOPInstanceUID))
     seg.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid

@@ -110,7 +110,8 @@ def _source(runtime: Runtime, job: Job) -> Path:
 
 def _context(runtime: Runtime, job: Job) -> ObjectContext:
     """Take the times in the objects from the job's creation: a retry writes the same bytes."""
-    return ObjectContext(created=job.created_at, objects=runtime.settings.objects)
+    created = job.created_at.astimezone()  # DICOM times without an offset are local times
+    return ObjectContext(created=created, objects=runtime.settings.objects)
 
 
 def _products(result: AnalysedImage, context: ObjectContext) -> list[Product]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from dicom_node.demo.node import Result
@@ -50,3 +51,14 @@ def _known(row: Mapping[str, Any]) -> Known:
         reason=Reason.LATERAL_VIEW if lateral else None,
         percent=row["percent"],
     )
+
+
+def mean_distance(results: list[Result], known: Mapping[str, Known]) -> float | None:
+    """Return the mean absolute difference of measured and known totals; None without a pair."""
+    pairs = [
+        (each.percent["total"], known[each.sop_instance_uid].percent["total"])
+        for each in results
+        if each.sop_instance_uid in known
+    ]
+    distances = [abs(one - two) for one, two in pairs if one is not None and two is not None]
+    return mean(distances) if distances else None

@@ -127,7 +127,7 @@ class NodeProcess:
                 env=self._environment,
             )
         deadline = time.monotonic() + seconds
-        while b"ready" not in self.stdout.read_bytes().split():
+        while b"ready" not in self.stdout.read_bytes().splitlines():
             if self._process.poll() is not None:
                 msg = f"the node ended with {self._process.returncode}, see {self.stderr}"
                 raise NodeProcessError(msg)

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dicom_node.demo.known import Known, read_known
+from dicom_node.demo.known import Known, mean_distance, read_known
 from dicom_node.demo.node import NodeProcess, NodeProcessError, Result, running
 from dicom_node.demo.pacs import Pacs, StoredObject, free_ports, running_pacs
 from dicom_node.demo.send import Sample, Sent, read_samples, send_samples
@@ -70,6 +70,8 @@ def run_demo(
         return 1
     overlays = _copy_overlays(samples, outcome.results, out)
     console.print(results_table(outcome.sent, outcome.results, known, pacs.name))
+    if (distance := mean_distance(outcome.results, known)) is not None:
+        console.print(f"Mean distance from the known total: {distance:.1f} percentage points.")
     console.print(f"Pictures: {overlays} overlays in {out / 'overlays'}", soft_wrap=True)
     console.print(
         f"Objects: {len(outcome.stored)} SEG and SR, fetched back from {pacs.name} {pacs.address}, "
@@ -77,7 +79,7 @@ def run_demo(
         soft_wrap=True,
     )
     console.print("Research use only. Not a medical device.")
-    problems = _problems(outcome, known)
+    problems = find_problems(outcome, known)
     for problem in problems:
         console.print(f"[red]Not as expected:[/red] {problem}")
     if not problems:
@@ -213,7 +215,7 @@ def _copy_overlays(samples: list[Sample], results: list[Result], out: Path) -> i
     return taken.total()
 
 
-def _problems(outcome: Outcome, known: dict[str, Known]) -> list[str]:
+def find_problems(outcome: Outcome, known: dict[str, Known]) -> list[str]:
     """Compare what the PACS holds with what must be there; an empty list is success."""
     problems = []
     analysed = [each for each in outcome.results if each.status == "analysed"]

@@ -1,9 +1,8 @@
 """C-STORE SCU: sends stored files as they are, over one association per batch."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, _config
@@ -29,22 +28,34 @@ class CStoreSender:
 
     def send(self, receiver: Receiver, parcels: Sequence[Parcel]) -> Iterator[SendResult]:
         """Yield one result per parcel. What an unreachable receiver did not get is RETRY."""
-        syntaxes = {parcel: _transfer_syntax(parcel.path) for parcel in parcels}
+        syntaxes: dict[Parcel, str] = {}
+        for parcel in parcels:
+            try:
+                syntaxes[parcel] = str(read_file_meta_info(parcel.path).TransferSyntaxUID)
+            except OSError as error:
+                message = f"the stored object cannot be read: {error.strerror}"
+                yield SendResult(parcel.delivery_id, Verdict.REJECTED, error=message)
+        if syntaxes:
+            yield from self._send_readable(receiver, syntaxes)
+
+    def _send_readable(
+        self, receiver: Receiver, syntaxes: Mapping[Parcel, str]
+    ) -> Iterator[SendResult]:
         ae = self._ae()
         # One transfer syntax per context: given a choice, the receiver may pick one that the file
         # is not in (measured with Orthanc).
-        for pair in sorted({(p.sop_class_uid, syntaxes[p]) for p in parcels}):
+        for pair in sorted({(parcel.sop_class_uid, syntax) for parcel, syntax in syntaxes.items()}):
             ae.add_requested_context(*pair)
         assoc = ae.associate(receiver.host, receiver.port, ae_title=receiver.ae_title)
         try:
-            for parcel in parcels:
-                yield self._send_one(assoc, parcel, syntaxes[parcel])
+            for parcel, syntax in syntaxes.items():
+                yield self._send_one(assoc, parcel, syntax)
         finally:
             if assoc.is_established:
                 assoc.release()
 
     def _send_one(self, assoc: Association, parcel: Parcel, syntax: str) -> SendResult:
-        if not assoc.is_established:
+        if not (assoc.is_established or assoc.rejected_contexts):
             return SendResult(parcel.delivery_id, Verdict.RETRY, error=_why_not(assoc))
         accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
         if (parcel.sop_class_uid, syntax) not in accepted:
@@ -80,10 +91,6 @@ class CStoreSender:
         ae.network_timeout = self.timeout_seconds
         ae.connection_timeout = self.timeout_seconds
         return ae
-
-
-def _transfer_syntax(path: Path) -> str:
-    return str(read_file_meta_info(path).TransferSyntaxUID)
 
 
 def _why_not(assoc: Association) -> str:

@@ -58,7 +58,7 @@ def listen(
     """Start a listener; keyword arguments are settings of the section `dicom`."""
     with ExitStack() as stack:
 
-        def start(data_dir: Path | None = None, **dicom: Any) -> RunningListener:  # noqa: ANN401
+        def start(data_dir: Path | None = None, **dicom: Any) -> RunningListener:
             settings = load_settings(
                 None,
                 data_dir=data_dir or tmp_path / "data",

@@ -1,4 +1,4 @@
-"""Every odd file of the test data, sent as it is: a status from the table, nothing dies or leaks."""
+"""Every odd file of the test data, sent as it is: a status of the table, no harm done."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def _data_set(path: Path) -> tuple[str, str, bytes]:
         offset = 144 + int(meta.FileMetaInformationGroupLength)
     except Exception:  # noqa: BLE001  hostile on purpose: then all of it is the data set
         return "1.2.840.10008.1.2.1", "1.2.3", raw
-    known = syntax in {str(uid) for uid in ACCEPTED[CR]}  # type: ignore[index]
+    known = syntax in {str(uid) for uid in ACCEPTED[CR]}
     return (syntax if known else "1.2.840.10008.1.2.1"), instance or "1.2.3", raw[offset:]
 
 

@@ -38,7 +38,7 @@ def augment(stacked: torch.Tensor, generator: torch.Generator) -> Batch:
     moved = _mirror(_move(stacked, generator), generator)
     inside = moved[:, 1:2]
     windowed = _grey_values(moved[:, :1], generator) * (inside > 0.5)  # noqa: PLR2004  half covered
-    images = standardise(_cut_out(windowed, generator), (inside > 0.5).float())  # noqa: PLR2004
+    images = standardise(_cut_out(windowed, generator), (inside > 0.5).float())  # noqa: PLR2004  half covered
     supervised = (moved[:, 5:] > 0.99).float()  # noqa: PLR2004  fully judged
     return Batch(images=images, targets=moved[:, 2:5], supervised=supervised)
 
@@ -92,7 +92,7 @@ def _cut_out(windowed: torch.Tensor, generator: torch.Generator) -> torch.Tensor
     for _ in range(2):
         numbers = torch.rand(len(windowed), 5, 1, generator=generator)
         half = 0.02 + 0.08 * numbers[:, 2:4]
-        rows = (places - numbers[:, 0]).abs() < half[:, 0] * (numbers[:, 4] < 0.6)  # noqa: PLR2004
+        rows = (places - numbers[:, 0]).abs() < half[:, 0] * (numbers[:, 4] < 0.6)  # noqa: PLR2004  half covered
         columns = (places - numbers[:, 1]).abs() < half[:, 1]
         box = (rows[:, :, None] & columns[:, None, :])[:, None]
         windowed = torch.where(box, numbers[:, 4:5, :, None], windowed)

@@ -66,7 +66,7 @@ def make_phantom(
     lungs = (left > 0.5) | (right > 0.5)  # noqa: PLR2004  half covered
     target = _amount(random) if opacity_percent is None else opacity_percent
     opacity, extra = _opacities(canvas, lungs, target, random)
-    masks = (left > 0.5, (right > 0.5) & (left <= 0.5), opacity)  # noqa: PLR2004
+    masks = (left > 0.5, (right > 0.5) & (left <= 0.5), opacity)  # noqa: PLR2004  half covered
     return _finish(seed, view, density + extra, masks, random)
 
 

@@ -132,7 +132,7 @@ def test_times_come_back_aware_and_equal(database_url: str) -> None:
         with database.read() as session:
             study = session.scalars(select(Study)).one()
         assert study.created_at.tzinfo is not None
-        assert study.created_at.utcoffset().total_seconds() == 0  # type: ignore[union-attr]
+        assert study.created_at.utcoffset().total_seconds() == 0
 
 
 def test_a_naive_time_is_refused(database_url: str) -> None:

@@ -119,6 +119,11 @@ def test_text_becomes_utf8(charset: str | list[str], name: str, tmp_path: Path) 
         ("PatientAge", b"41", None),
         ("BodyPartExamined", b"chest-1 ", "CHEST 1"),
         ("PatientID", b"A\x00B\x1b ", "AB"),
+        ("PixelSpacing", b"-5", None),
+        ("PixelSpacing", b"0.1\\0", None),
+        ("PixelSpacing", b"nan\\nan ", None),
+        ("SeriesInstanceUID", b"1.2\\1.3 ", "1.2"),
+        ("InstanceNumber", b"9" * 20, None),
     ],
 )
 def test_odd_values_are_mended_or_emptied(keyword: str, value: bytes, expected: str | None) -> None:
@@ -143,7 +148,7 @@ def test_illegal_uids_are_carried() -> None:
 def _set_raw(ds: Dataset, keyword: str, value: bytes) -> None:
     """Put bytes into an element as a file would: pydicom judges values that are set."""
     tag = Tag(keyword)
-    ds._dict[tag] = RawDataElement(  # noqa: SLF001  there is no public way to hold illegal bytes
+    ds._dict[tag] = RawDataElement(
         tag, dictionary_VR(tag), len(value), value, 0, is_implicit_VR=False, is_little_endian=True
     )
 

@@ -26,7 +26,7 @@ from worker.types import ChestImage, SpacingBasis
 CHEST = chest_pixels()
 
 
-def _image(**overrides: Any) -> ChestImage:  # noqa: ANN401  any DICOM value
+def _image(**overrides: Any) -> ChestImage:
     ds = chest_dataset(**overrides)
     return pixels.chest_image(ds, pixels.decode_pixels(ds))
 

@@ -16,8 +16,11 @@ from builders import (
     object_context,
 )
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
 
 from worker.codes import OPACITY_PERCENT
 from worker.equipment import to_bytes
@@ -41,7 +44,7 @@ def _report_image(analysed: AnalysedImage) -> ReportImage:
     )
 
 
-def _second_image(**overrides: Any) -> ChestImage:  # noqa: ANN401  fields of ChestImage
+def _second_image(**overrides: Any) -> ChestImage:
     ds = chest_dataset(SOPInstanceUID="1.2.3.4", SOPClassUID=DX, Modality="DX", StudyTime="1201")
     return chest_image(ds=ds, **overrides)
 
@@ -59,16 +62,16 @@ def _groups(report: Dataset) -> dict[str, Any]:
     return {group.tracking_identifier: group for group in groups}
 
 
-def _value(group: Any, name: Any) -> float | None:  # noqa: ANN401  highdicom has no types
+def _value(group: Any, name: Any) -> float | None:
     found = group.get_measurements(name=name)
     return float(found[0].value) if found else None
 
 
-def _codes(group: Any) -> dict[str, str]:  # noqa: ANN401  highdicom has no types
+def _codes(group: Any) -> dict[str, str]:
     return {item.name.value: item.value.value for item in group.get_qualitative_evaluations()}
 
 
-def _check_side(group: Any, side: SideMeasurement, area: float | None) -> None:  # noqa: ANN401
+def _check_side(group: Any, side: SideMeasurement, area: float | None) -> None:
     assert side.percent is not None
     assert _value(group, OPACITY_PERCENT) == pytest.approx(side.percent, abs=0.005)
     expected = None if area is None else pytest.approx(area, abs=0.05)
@@ -205,3 +208,30 @@ def test_a_side_without_lung_has_no_percentage() -> None:
     changed = replace(image, measurements=replace(image.measurements, left=left))
     groups = _groups(build_report([changed], object_context(), 1))
     assert _value(groups["Left lung"], OPACITY_PERCENT) is None
+
+
+HOSTILE = [b"A" * 400, b"A\\B\\C", b"x=y=z=w=v", b"a^b^c^d^e^f^g", b"\xff\xfe\x00", b"1e400", b"-5"]
+COPIED = (
+    "PatientName PatientID IssuerOfPatientID StudyID AccessionNumber ReferringPhysicianName "
+    "StudyDescription Manufacturer BodyPartExamined PatientOrientation StudyDate StudyTime "
+    "PatientSex PatientAge PatientBirthDate PixelSpacing ImagerPixelSpacing InstanceNumber "
+    "LossyImageCompression LossyImageCompressionRatio SpecificCharacterSet"
+)
+
+
+@pytest.mark.parametrize("keyword", COPIED.split())
+def test_hostile_values_never_break_an_object(keyword: str) -> None:
+    for value in HOSTILE:
+        ds = chest_dataset()
+        tag = Tag(keyword)
+        ds._dict[tag] = RawDataElement(
+            tag,
+            dictionary_VR(tag),
+            len(value),
+            value,
+            0,
+            is_implicit_VR=False,
+            is_little_endian=True,
+        )
+        image = _report_image(analysed_image(chest_image(ds=ds)))
+        assert _groups(build_report([image], object_context(), 1)).keys() >= {"Both lungs"}

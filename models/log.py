@@ -1,4 +1,4 @@
-"""Logging of the worker: one line per event on stderr, ids only, never patient data."""
+"""Logging of every process: one line per event on stderr, ids only, never patient data."""
 
 import json
 import logging
@@ -12,7 +12,15 @@ from typing_extensions import override
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # These quote values of data sets, which may be patient data.
 _QUOTES_VALUES: Final = ("pydicom", "py.warnings")
-_TALKATIVE: Final = ("highdicom", "kombu")
+# These talk below the level given. pynetdicom reports every refused connection as an error; what
+# matters of that, delivery and listener say themselves.
+_LEVELS: Final = {
+    "highdicom": logging.WARNING,
+    "kombu": logging.WARNING,
+    "alembic": logging.WARNING,
+    "uvicorn": logging.WARNING,
+    "pynetdicom": logging.CRITICAL,
+}
 
 
 class JsonFormatter(logging.Formatter):
@@ -44,11 +52,12 @@ def set_up_logging(role: str = "worker", *, level: str = "INFO", as_json: bool =
             logging.Formatter(f"%(asctime)s %(levelname)-7s {role:8s} %(name)s: %(message)s")
         )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
 
 
 def _may_be_shown(record: logging.LogRecord) -> bool:
     """Filter on the handler: pydicom sets its logger's level again when it is imported."""
     package = record.name.partition(".")[0]
-    if package in _TALKATIVE:
-        return record.levelno >= logging.WARNING
-    return record.name not in _QUOTES_VALUES and package != "pydicom"
+    if package in _QUOTES_VALUES or record.name in _QUOTES_VALUES:
+        return False
+    return record.levelno >= _LEVELS.get(package, logging.NOTSET)

@@ -1,0 +1,291 @@
+"""Delivery to real storage SCPs: good ones, refusing ones, absent ones, hanging ones."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import chest_dataset, write_part10
+from pynetdicom import AE, evt
+from pynetdicom.events import Event
+from rows import add_analysis, add_destination, add_instance, open_database, random_uid
+from servers import free_port
+from sqlalchemy import select, update
+
+from dicom_node.delivery import Deliverer, backoff, synchronise_destinations
+from dicom_node.demo.pacs import StoragePacs
+from dicom_node.senders.cstore import CStoreSender
+from models.audit import AuditAction, AuditEvent
+from models.base import utc_now
+from models.delivery import Delivery, Destination
+from models.result import Artifact, ReportedAnalysis
+from models.session import Database
+from models.settings import DeliverySettings, Settings, load_settings
+from models.states import ArtifactKind, DeliveryState, InstanceState
+
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+class Bench:
+    """A database with one finished study, its SEG and SR on disk, and deliveries to make."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database = database
+        self.settings = settings
+        instance = add_instance(database, state=InstanceState.ANALYSED)
+        analysis, self.seg_id = add_analysis(database, instance)
+        with database.write() as session:
+            report = Artifact(
+                kind=ArtifactKind.SR,
+                study_id=1,
+                revision=1,
+                sop_class_uid=SR,
+                sop_instance_uid=random_uid(),
+                storage_key=random_uid(),
+                sha256="0" * 64,
+                size_bytes=1,
+            )
+            session.add(report)
+            session.flush()
+            session.add(ReportedAnalysis(artifact_id=report.id, analysis_id=analysis))
+            self.sr_id = report.id
+            for artifact in session.scalars(select(Artifact)):
+                ds = chest_dataset(
+                    SOPClassUID=artifact.sop_class_uid, SOPInstanceUID=artifact.sop_instance_uid
+                )
+                write_part10(settings.artifact_dir / artifact.storage_key, ds)
+
+    def deliverer(self, port: int, name: str = "PACS") -> Deliverer:
+        """Return the deliverer of a new destination to which both artifacts are due."""
+        destination = add_destination(self.database, name, port)
+        with self.database.write() as session:
+            for artifact_id in (self.sr_id, self.seg_id):  # the wrong order on purpose
+                session.add(Delivery(artifact_id=artifact_id, destination_id=destination))
+        sender = CStoreSender("NODE", 2.0)
+        return Deliverer(self.settings, self.database, sender, destination)
+
+    def rows(self) -> dict[str, Delivery]:
+        """Return the deliveries by kind (of the only destination)."""
+        with self.database.read() as session:
+            query = select(Delivery, Artifact.kind).join(Artifact)
+            return {kind.value: row for row, kind in session.execute(query)}
+
+    def make_due(self) -> None:
+        """Let the back-off be over."""
+        with self.database.write() as session:
+            past = utc_now() - timedelta(seconds=1)
+            session.execute(update(Delivery).values(next_attempt_at=past))
+
+
+@pytest.fixture
+def bench(database_url: str, tmp_path: Path) -> Iterator[Bench]:
+    settings = load_settings(
+        None,
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        delivery={"max_attempts": 3, "timeout_seconds": 2},
+    )
+    with open_database(database_url) as database:
+        yield Bench(database, settings)
+
+
+@contextmanager
+def _scp(answer: Callable[[Event], int], classes: tuple[str, ...] = (SEG, SR)) -> Iterator[int]:
+    """Run a storage SCP that answers what it is told to; yield its port."""
+    ae = AE(ae_title="PACS")
+    for sop_class in classes:
+        ae.add_supported_context(sop_class)
+    server = ae.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, answer)]
+    )
+    try:
+        yield server.server_address[1]
+    finally:
+        ae.shutdown()
+
+
+def test_segmentation_first_then_report_each_once(bench: Bench, storage_scp: StoragePacs) -> None:
+    deliverer = bench.deliverer(storage_scp.port)
+    assert deliverer.step()
+    rows = bench.rows()
+    assert (rows["seg"].state, rows["sr"].state) == (DeliveryState.SENT, DeliveryState.DUE)
+    assert deliverer.step()
+    assert bench.rows()["sr"].state is DeliveryState.SENT
+    assert not deliverer.step()
+    assert storage_scp.received == len(storage_scp.objects()) == 2
+
+
+def test_bytes_arrive_as_they_were_stored(bench: Bench, storage_scp: StoragePacs) -> None:
+    bench.deliverer(storage_scp.port).step()
+    (arrived,) = storage_scp.objects()
+    with bench.database.read() as session:
+        artifact = session.get_one(Artifact, bench.seg_id)
+    sent = (bench.settings.artifact_dir / artifact.storage_key).read_bytes()
+    received = next(path.read_bytes() for path in storage_scp._folder.glob("*/*.dcm"))
+    assert arrived.sop_instance_uid == artifact.sop_instance_uid
+    assert received[-100_000:] == sent[-100_000:]
+
+
+@pytest.mark.parametrize("status", [0x0000, 0x0111, 0xB000, 0xB006, 0xB007])
+def test_success_duplicate_and_warnings_count_as_stored(bench: Bench, status: int) -> None:
+    with _scp(lambda _: status) as port:
+        bench.deliverer(port).step()
+    row = bench.rows()["seg"]
+    assert (row.state, row.status) == (DeliveryState.SENT, status)
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xA701, 0x0110])
+def test_out_of_resources_is_tried_again_later_and_in_the_end_dead(
+    bench: Bench, status: int
+) -> None:
+    with _scp(lambda _: status) as port:
+        deliverer = bench.deliverer(port)
+        deliverer.step()
+        row = bench.rows()["seg"]
+        assert (row.state, row.status, row.attempts) == (DeliveryState.DUE, status, 1)
+        assert row.next_attempt_at > utc_now()
+        assert not deliverer.step()  # not before its time
+        for _ in range(2):
+            bench.make_due()
+            deliverer.step()
+    row = bench.rows()["seg"]
+    assert (row.state, row.attempts) == (DeliveryState.DEAD, 3)
+    assert row.error == f"C-STORE was answered 0x{status:04X}"
+
+
+@pytest.mark.parametrize("status", [0xA900, 0xC000, 0xC123, 0x0122, 0x0124])
+def test_what_will_never_be_taken_is_not_tried_again(bench: Bench, status: int) -> None:
+    with _scp(lambda _: status) as port:
+        deliverer = bench.deliverer(port)
+        deliverer.step()
+        bench.make_due()
+        assert bench.rows()["seg"].state is DeliveryState.REJECTED
+        deliverer.step()  # the report goes though its segmentation was refused
+    assert bench.rows()["sr"].state is DeliveryState.REJECTED
+
+
+def test_a_pacs_that_takes_reports_but_no_segmentations_gets_the_report(bench: Bench) -> None:
+    with _scp(lambda _: 0x0000, (SR,)) as port:
+        deliverer = bench.deliverer(port)
+        deliverer.step()
+        deliverer.step()
+    rows = bench.rows()
+    assert (rows["seg"].state, rows["sr"].state) == (DeliveryState.REJECTED, DeliveryState.SENT)
+    assert "does not accept this SOP Class" in (rows["seg"].error or "")
+
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore:.*unclosed.*:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_absent_pacs_is_tried_again_and_gets_everything_when_it_is_back(
+    bench: Bench, tmp_path: Path
+) -> None:
+    port = free_port()
+    deliverer = bench.deliverer(port)
+    deliverer.step()
+    row = bench.rows()["seg"]
+    assert (row.state, row.status) == (DeliveryState.DUE, None)
+    assert "cannot be reached" in (row.error or "")
+    pacs = StoragePacs(tmp_path / "back", "PACS", port)
+    try:
+        bench.make_due()
+        deliverer.step()
+        deliverer.step()
+        assert len(pacs.objects()) == 2
+    finally:
+        pacs.close()
+
+
+def test_a_pacs_that_hangs_ends_in_a_timeout(bench: Bench) -> None:
+    release = threading.Event()
+
+    def hang(_event: Event) -> int:
+        release.wait(20)
+        return 0x0000
+
+    with _scp(hang) as port:
+        started = time.monotonic()
+        bench.deliverer(port).step()
+        assert time.monotonic() - started < 15
+        release.set()
+    assert bench.rows()["seg"].state is DeliveryState.DUE
+
+
+def test_a_sender_that_died_in_the_middle_is_followed_by_another(
+    bench: Bench, storage_scp: StoragePacs
+) -> None:
+    deliverer = bench.deliverer(storage_scp.port)
+    with bench.database.write() as session:
+        past = utc_now() - timedelta(seconds=1)
+        values = {"state": DeliveryState.SENDING, "lease_owner": "gone", "lease_until": past}
+        session.execute(update(Delivery).values(**values))
+    assert deliverer.step()
+    assert {row.state for row in bench.rows().values()} == {DeliveryState.DUE}
+    deliverer.step()
+    deliverer.step()
+    assert {row.state for row in bench.rows().values()} == {DeliveryState.SENT}
+
+
+def test_a_result_that_comes_after_the_lease_was_lost_changes_nothing(bench: Bench) -> None:
+    def steal(_event: Event) -> int:
+        with bench.database.write() as session:
+            session.execute(update(Delivery).values(lease_owner="somebody else"))
+        return 0x0000
+
+    with _scp(steal) as port:
+        bench.deliverer(port).step()
+    assert bench.rows()["seg"].state is DeliveryState.SENDING
+
+
+def test_two_deliverers_at_once_send_each_object_once(
+    bench: Bench, storage_scp: StoragePacs
+) -> None:
+    first = bench.deliverer(storage_scp.port)
+    with bench.database.read() as session:
+        destination = session.scalars(select(Destination.id)).one()
+    second = Deliverer(bench.settings, bench.database, CStoreSender("NODE", 2.0), destination)
+    for _ in range(3):
+        threads = [threading.Thread(target=each.step) for each in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert storage_scp.received == 2
+
+
+def test_every_attempt_is_audited(bench: Bench, storage_scp: StoragePacs) -> None:
+    deliverer = bench.deliverer(storage_scp.port)
+    deliverer.step()
+    deliverer.step()
+    with bench.database.read() as session:
+        query = select(AuditEvent).where(AuditEvent.action == AuditAction.ARTIFACT_SENT)
+        events = session.scalars(query).all()
+    assert [(event.outcome, event.status) for event in events] == [("sent", 0), ("sent", 0)]
+
+
+def test_back_off_doubles_under_its_cap() -> None:
+    settings = DeliverySettings(backoff_seconds=2, backoff_cap_seconds=60)
+    for attempts, middle in ((1, 2), (2, 4), (3, 8), (10, 60), (500, 60)):
+        waits = [backoff(settings, attempts) for _ in range(200)]
+        assert 0.5 * middle <= min(waits) < max(waits) <= 1.5 * middle
+
+
+def test_destinations_follow_the_settings(database_url: str, tmp_path: Path) -> None:
+    def told(*names: str) -> Settings:
+        where: list[Any] = [
+            {"name": name, "ae_title": name, "host": "h", "port": 104} for name in names
+        ]
+        return load_settings(None, data_dir=tmp_path, destinations=where)
+
+    with ExitStack() as stack:
+        database = stack.enter_context(open_database(database_url))
+        synchronise_destinations(database, told("A", "B"))
+        synchronise_destinations(database, told("B", "C"))
+        with database.read() as session:
+            rows = {row.name: row.enabled for row in session.scalars(select(Destination))}
+    assert rows == {"A": False, "B": True, "C": True}

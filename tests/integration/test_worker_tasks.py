@@ -1,0 +1,248 @@
+"""The two tasks over a real database, a real decoder child and the shipped network."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import highdicom as hd
+import pytest
+from builders import chest_dataset, write_part10
+from pydicom import dcmread
+from rows import add_instance, add_job, open_database
+from sqlalchemy import select, update
+
+from models.base import utc_now
+from models.imaging import Instance, Study
+from models.job import Job
+from models.reasons import Reason
+from models.result import Analysis, Artifact, ReportedAnalysis
+from models.settings import Settings, load_settings
+from models.states import ArtifactKind, InstanceState, JobKind, JobState
+from worker import tasks
+from worker.celery_app import make_runtime
+from worker.errors import AnalysisFailed
+from worker.leases import claim
+from worker.training.phantom import make_phantom
+
+
+@pytest.fixture(scope="module")
+def _runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tasks.Runtime]:
+    folder = tmp_path_factory.mktemp("node")
+    settings = load_settings(None, data_dir=folder, worker={"device": "cpu"})
+    with open_database(settings.effective_database_url):
+        runtime = make_runtime(settings)
+        try:
+            yield runtime
+        finally:
+            runtime.sandbox.close()
+            runtime.database.dispose()
+
+
+@pytest.fixture
+def runtime(_runtime: tasks.Runtime) -> tasks.Runtime:
+    """The loaded worker, with empty tables."""
+    with _runtime.database.write() as session:
+        for table in reversed(Job.metadata.sorted_tables):
+            if table.name != "model_version":
+                session.execute(table.delete())
+    return _runtime
+
+
+def _files(settings: Settings) -> list[Path]:
+    return sorted(path for path in settings.artifact_dir.glob("??/*") if path.is_file())
+
+
+@pytest.fixture
+def job(runtime: tasks.Runtime) -> Callable[..., int]:
+    """Put a phantom (or what keyword arguments make of it) into spool and rows; give its job."""
+
+    def make(study_instance_uid: str = "1.2.840.1", seed: int = 7, **header: object) -> int:
+        phantom = make_phantom(seed, 512, 20.0)
+        key = f"00/{hashlib.sha256(repr((seed, header)).encode()).hexdigest()}.dcm"
+        ds = chest_dataset(
+            seed=seed,
+            PatientID="P1",
+            StudyInstanceUID=study_instance_uid,
+            pixels=phantom.pixels >> 4,
+            **header,
+        )
+        write_part10(runtime.settings.spool_dir / key, ds)
+        instance = add_instance(
+            runtime.database,
+            study_instance_uid=study_instance_uid,
+            sop_instance_uid=str(ds.SOPInstanceUID),
+            state=InstanceState.QUEUED,
+            storage_key=key,
+        )
+        return add_job(runtime.database, instance)
+
+    return make
+
+
+def _rows(runtime: tasks.Runtime, model: type) -> list[object]:
+    with runtime.database.read() as session:
+        return list(session.scalars(select(model)))
+
+
+def _one(runtime: tasks.Runtime, model: type) -> object:
+    (row,) = _rows(runtime, model)
+    return row
+
+
+def test_an_image_becomes_numbers_a_segmentation_and_pictures(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    tasks.analyse(job(), runtime)
+    assert _one(runtime, Instance).state is InstanceState.ANALYSED
+    assert _one(runtime, Job).state is JobState.DONE
+    analysis = _one(runtime, Analysis)
+    artifacts = {row.kind: row for row in _rows(runtime, Artifact)}
+    assert set(artifacts) == {ArtifactKind.SEG, ArtifactKind.DISPLAY, ArtifactKind.OVERLAY}
+    root = runtime.settings.artifact_dir
+    for row in artifacts.values():
+        data = (root / row.storage_key).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == row.sha256
+    masks = hd.seg.segread(root / artifacts[ArtifactKind.SEG].storage_key).pixel_array
+    assert masks[0].sum() == analysis.lung_pixels_left
+    assert masks[1].sum() == analysis.lung_pixels_right
+    assert masks[2].sum() == analysis.opacity_pixels_total
+    assert analysis.opacity_percent_total == pytest.approx(20, abs=10)
+
+
+def test_a_message_that_comes_twice_does_nothing_the_second_time(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    job_id = job()
+    tasks.analyse(job_id, runtime)
+    files = _files(runtime.settings)
+    tasks.analyse(job_id, runtime)
+    tasks.analyse(job_id + 1000, runtime)  # a message for a row that does not exist
+    assert _files(runtime.settings) == files
+    assert _one(runtime, Job).attempts == 1
+
+
+def test_a_lateral_view_gets_a_reason_and_no_number(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    tasks.analyse(job(ViewPosition="LL"), runtime)
+    instance = _one(runtime, Instance)
+    assert (instance.state, instance.reason) == (InstanceState.NOT_ANALYSED, "lateral_view")
+    assert _rows(runtime, Analysis) == _rows(runtime, Artifact) == []
+
+
+def test_a_worker_whose_lease_was_taken_back_stores_nothing(
+    runtime: tasks.Runtime, job: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, files = job(), _files(runtime.settings)
+    real = tasks.analyse_image
+
+    def slow(*arguments: object) -> object:
+        with runtime.database.write() as session:
+            session.execute(update(Job).values(lease_owner="another:1"))
+        return real(*arguments)
+
+    monkeypatch.setattr(tasks, "analyse_image", slow)
+    tasks.analyse(job_id, runtime)
+    assert _rows(runtime, Analysis) == []
+    assert _one(runtime, Instance).state is InstanceState.QUEUED
+    assert _files(runtime.settings) == files
+
+
+def test_software_that_breaks_gives_the_job_back_until_its_attempts_are_used_up(
+    runtime: tasks.Runtime, job: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    job_id = job()
+    monkeypatch.setattr(tasks, "analyse_image", broken)
+    for attempt in (1, 2):
+        tasks.analyse(job_id, runtime)
+        row = _one(runtime, Job)
+        assert (row.state, row.attempts, row.published_at) == (JobState.PENDING, attempt, None)
+    tasks.analyse(job_id, runtime)
+    assert _one(runtime, Job).state is JobState.DEAD
+    instance = _one(runtime, Instance)
+    assert (instance.state, instance.reason) == (InstanceState.FAILED, "internal_error")
+
+
+def test_a_missing_spool_file_is_no_result(runtime: tasks.Runtime, job: Callable[..., int]) -> None:
+    job_id = job()
+    for path in runtime.settings.spool_dir.glob("??/*.dcm"):
+        path.unlink()
+    tasks.analyse(job_id, runtime)
+    assert _one(runtime, Instance).state is not InstanceState.ANALYSED
+    assert _rows(runtime, Analysis) == []
+
+
+def test_a_lease_is_renewed_while_the_work_runs(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    job_id = job()
+    row = claim(runtime.database, job_id, 60.0)
+    assert row is not None
+    assert utc_now() < row.lease_until <= utc_now() + timedelta(seconds=60)
+    assert claim(runtime.database, job_id, 60.0) is None
+
+
+def _report_job(runtime: tasks.Runtime, revision: int) -> int:
+    with runtime.database.write() as session:
+        study = session.scalars(select(Study)).one()
+        row = Job(kind=JobKind.REPORT, study_id=study.id, revision=revision)
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+def test_a_study_of_two_images_gets_one_report_then_a_revision(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    root = runtime.settings.artifact_dir
+    tasks.analyse(job(), runtime)
+    tasks.report(_report_job(runtime, 1), runtime)
+    tasks.analyse(job(seed=8), runtime)
+    second = _report_job(runtime, 2)
+    tasks.report(second, runtime)
+    tasks.report(second, runtime)
+    with runtime.database.read() as session:
+        query = select(Artifact).where(Artifact.kind == ArtifactKind.SR)
+        reports = session.scalars(query.order_by(Artifact.revision)).all()
+        named = session.scalars(select(ReportedAnalysis.analysis_id)).all()
+        percents = session.scalars(select(Analysis.opacity_percent_total)).all()
+        study = session.scalars(select(Study)).one()
+    assert [row.revision for row in reports] == [1, 2]
+    assert len(named) == 3
+    assert study.opacity_percent == max(percents)
+    first, revised = (dcmread(root / row.storage_key) for row in reports)
+    predecessor = revised.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    assert predecessor.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert revised.SOPInstanceUID != first.SOPInstanceUID
+
+
+def test_the_same_job_done_again_makes_the_same_bytes(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    job_id = job()
+    tasks.analyse(job_id, runtime)
+    before = {row.kind: row.sha256 for row in _rows(runtime, Artifact)}
+    with runtime.database.write() as session:
+        for table in ("artifact", "analysis"):
+            session.execute(Job.metadata.tables[table].delete())
+        session.execute(update(Job).values(state=JobState.PENDING))
+        session.execute(update(Instance).values(state=InstanceState.QUEUED))
+    tasks.analyse(job_id, runtime)
+    assert {row.kind: row.sha256 for row in _rows(runtime, Artifact)} == before
+
+
+def test_a_failed_decoder_is_a_failed_instance(
+    runtime: tasks.Runtime, job: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(*_: object) -> None:
+        raise AnalysisFailed(Reason.DECODE_TIMEOUT)
+
+    monkeypatch.setattr(tasks, "analyse_image", hang)
+    tasks.analyse(job(), runtime)
+    instance = _one(runtime, Instance)
+    assert (instance.state, instance.reason) == (InstanceState.FAILED, "decode_timeout")
+    assert _one(runtime, Job).state is JobState.FAILED
