@@ -71,7 +71,9 @@ class Dispatcher:
 
     @staticmethod
     def _unpublished(session: Session) -> list[Job]:
-        query = select(Job).where(Job.state == JobState.PENDING, Job.published_at.is_(None))
+        query = select(Job).where(
+            Job.state == JobState.PENDING, Job.published_at.is_(None), Job.not_before <= utc_now()
+        )
         return list(session.scalars(query.order_by(Job.priority.desc(), Job.id).limit(_BATCH)))
 
     def _overdue(self, session: Session) -> list[Job]:

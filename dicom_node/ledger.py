@@ -25,6 +25,7 @@ from models.states import ArtifactKind, InstanceState, JobKind, JobState, StoreO
 
 _INTAKE_ACTIONS = (AuditAction.INSTANCE_STORED, AuditAction.INSTANCE_RECOVERED)
 
+_ARRIVING_SECONDS = 60.0
 _IS_CONFLICT = func.coalesce(Instance.reason, "") == Reason.UID_CONFLICT.value
 
 
@@ -97,11 +98,21 @@ def _states(session: Session) -> Line:
 
 
 def _spool(session: Session, settings: Settings) -> Line:
-    """Files in the spool = instances; a surplus waits for the orphan sweep, a lack is a loss."""
+    """Files in the spool = instances; a surplus waits for the orphan sweep, a lack is a loss.
+
+    A young file without a row may belong to a C-STORE that is being answered just now.
+    """
     known = set(session.scalars(select(Instance.storage_key)))
-    files = set(Spool(settings.spool_dir, 0).keys())
-    parts = {"with a row": len(files & known), "missing": len(known - files)}
-    return Line("spool files", len(files), len(known), parts)
+    spool = Spool(settings.spool_dir, 0)
+    present = set(spool.keys())
+    orphans = set(spool.keys(_ARRIVING_SECONDS)) - known
+    parts = {
+        "with a row": len(present & known),
+        "missing": len(known - present),
+        "without a row": len(orphans),
+        "arriving": len(present - known - orphans),
+    }
+    return Line("spool files", len(present & known) + len(orphans), len(known), parts)
 
 
 def _segmentations(session: Session) -> Line:

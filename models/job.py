@@ -41,6 +41,7 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None] = mapped_column(String(120))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    not_before: Mapped[Timestamp] = mapped_column(default=utc_now)
     published_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     error: Mapped[str | None] = mapped_column(String(400))
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)

@@ -57,7 +57,8 @@ class Database:
             if self.url.drivername == "postgresql":
                 self.url = self.url.set(drivername="postgresql+psycopg")
             self.engine = create_engine(self.url, pool_pre_ping=True, pool_size=10, max_overflow=20)
-        self._reader = self.engine.execution_options(read_only=True)
+        snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self.engine.execution_options(read_only=True, **snapshot)
 
     @contextmanager
     def write(self) -> Iterator[Session]:

@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from models.audit import AuditAction, record
@@ -21,6 +23,8 @@ from worker.leases import held
 from worker.types import SIDES, AnalysedImage, ModelIdentity
 
 _DETAIL_LENGTH = 400
+_PAUSE = timedelta(seconds=2)
+_BLAMELESS_PAUSE = timedelta(seconds=15)
 
 
 @dataclass(frozen=True)
@@ -152,26 +156,43 @@ class ResultStore:
         return True
 
     def give_back(self, job_id: int, max_attempts: int, error: BaseException) -> None:
-        """Return a job that broke to the queue; after the last attempt end it as dead."""
+        """Return a job that broke to the queue, after a pause; end it after the last attempt.
+
+        What is no fault of the job (disk full, database away) uses up no attempt: it is tried
+        until it works, so a full disk over a weekend fails no study.
+        """
+        blameless = isinstance(error, (OSError, SQLAlchemyError))
         name = type(error).__name__
         with self._database.write() as session:
             job = held(session, job_id)
             if job is None:
                 return
-            if job.attempts < max_attempts:
-                advance(
-                    session, job, JobState.PENDING, published_at=None, lease_owner=None, error=name
-                )
+            if not blameless and job.attempts >= max_attempts:
+                _fail_instance(session, job)
+                advance(session, job, JobState.DEAD, finished_at=utc_now(), error=name)
                 return
-            _fail_instance(session, job)
-            advance(session, job, JobState.DEAD, finished_at=utc_now(), error=name)
+            pause = _BLAMELESS_PAUSE if blameless else _PAUSE * job.attempts
+            advance(
+                session,
+                job,
+                JobState.PENDING,
+                attempts=job.attempts - blameless,
+                published_at=None,
+                not_before=utc_now() + pause,
+                lease_owner=None,
+                error=name,
+            )
 
     def _write(self, products: Sequence[Product]) -> list[Stored]:
-        stored = []
-        for product in products:
-            key = new_key(product.suffix)
-            atomic_write(self._root / key, product.data)
-            stored.append(Stored(product, key))
+        stored: list[Stored] = []
+        try:
+            for product in products:
+                key = new_key(product.suffix)
+                atomic_write(self._root / key, product.data)
+                stored.append(Stored(product, key))
+        except OSError:
+            self._remove(stored)
+            raise
         return stored
 
     def _remove(self, stored: Sequence[Stored]) -> None:

@@ -166,6 +166,7 @@ def upgrade() -> None:
     sa.Column('attempts', sa.Integer(), nullable=False),
     sa.Column('lease_owner', sa.String(length=120), nullable=True),
     sa.Column('lease_until', models.base.UtcDateTime(), nullable=True),
+    sa.Column('not_before', models.base.UtcDateTime(), nullable=False),
     sa.Column('published_at', models.base.UtcDateTime(), nullable=True),
     sa.Column('error', sa.String(length=400), nullable=True),
     sa.Column('created_at', models.base.UtcDateTime(), nullable=False),

@@ -1,6 +1,7 @@
 """C-STORE against a real listener: what is answered, what is on disk, what is in the rows."""
 
 import hashlib
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -222,9 +223,13 @@ def test_a_file_whose_listener_died_before_the_commit_is_recovered(listen: Liste
     with node.database.write() as session:
         for table in ("job", "instance", "series", "study", "audit_event"):
             session.execute(text(f"DELETE FROM {table}"))  # noqa: S608  names from this line
-    lines = {line.name: line.balanced for line in compute(node.database, node.settings)}
-    assert not lines["spool files"]
+    lines = {line.name: line for line in compute(node.database, node.settings)}
+    assert lines["spool files"].parts["arriving"] == 1
+    os.utime(node.spooled[0], (0, 0))
+    lines = {line.name: line for line in compute(node.database, node.settings)}
+    assert not lines["spool files"].balanced
     spool = Spool(node.settings.spool_dir, 0)
+    os.utime(node.spooled[0])
     assert recover_orphans(node.database, node.settings, spool, 3600.0) == 0  # may be in flight
     assert recover_orphans(node.database, node.settings, spool, 0.0) == 1
     assert [row.state for row in _instances(node.database)] == [InstanceState.QUEUED]

@@ -11,6 +11,7 @@ from builders import chest_dataset, write_part10
 from pydicom import dcmread
 from rows import add_instance, add_job, open_database
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from models.base import utc_now
 from models.imaging import Instance, Study
@@ -19,7 +20,7 @@ from models.reasons import Reason
 from models.result import Analysis, Artifact, ReportedAnalysis
 from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobKind, JobState
-from worker import tasks
+from worker import results, tasks
 from worker.celery_app import make_runtime
 from worker.errors import AnalysisFailed
 from worker.leases import claim
@@ -165,6 +166,45 @@ def test_software_that_breaks_gives_the_job_back_until_its_attempts_are_used_up(
     assert _one(runtime, Job).state is JobState.DEAD
     instance = _one(runtime, Instance)
     assert (instance.state, instance.reason) == (InstanceState.FAILED, "internal_error")
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "no space"), OperationalError("", {}, Exception())])
+def test_a_full_disk_or_a_database_that_is_away_uses_up_no_attempt(
+    runtime: tasks.Runtime,
+    job: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+) -> None:
+    def away(*_: object) -> None:
+        raise fault
+
+    job_id = job()
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks, "_products", away)
+        for _ in range(5):
+            tasks.analyse(job_id, runtime)
+            row = _one(runtime, Job)
+            assert (row.state, row.attempts) == (JobState.PENDING, 0)
+            assert row.not_before > utc_now()
+    tasks.analyse(job_id, runtime)
+    assert _one(runtime, Job).state is JobState.DONE
+
+
+def test_a_disk_that_fills_between_two_files_leaves_none(
+    runtime: tasks.Runtime, job: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _files(runtime.settings)
+    real = results.atomic_write
+
+    def full_after_one(path: Path, data: bytes) -> None:
+        if len(_files(runtime.settings)) > len(before):
+            raise OSError(28, "no space")
+        real(path, data)
+
+    monkeypatch.setattr(results, "atomic_write", full_after_one)
+    tasks.analyse(job(), runtime)
+    assert _one(runtime, Job).state is JobState.PENDING
+    assert _files(runtime.settings) == before
 
 
 def test_a_missing_spool_file_is_no_result(runtime: tasks.Runtime, job: Callable[..., int]) -> None:

@@ -52,11 +52,12 @@ published model) and another percentage: do not compare the two.
 | agchung/Actualmed-COVID-chestxray-dataset | 8 normals: no opacity | research purposes only |
 | phantoms drawn by this software | lungs and opacity, known exactly | part of the software |
 
-Licences of the labelled pictures that trained: {licences}. Pictures under a no-derivatives licence
-were left out.
+Licences of the labelled pictures that trained: {licences}.
+Pictures under a no-derivatives licence were left out.
 
-Opacity is ground glass and consolidation together. The split is by patient; the test part was
-measured once, at the end. SHA-256 of the case tables: `{manifest}`. Training: {training}.
+Opacity is ground glass and consolidation together. The split is by patient; nothing was chosen on
+the test part. Training: {training}.
+SHA-256 of the case tables: `{manifest}`.
 
 ## Figures
 

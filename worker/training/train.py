@@ -37,6 +37,7 @@ PHANTOM_TRAINING_SEED: Final = 1_000_000  # seeds below are for tests, demos and
 _EMA_DECAY: Final = 0.999
 _EMA_WARM_UP: Final = 100
 _LOG_EVERY: Final = 20
+_WRITE_EVERY: Final = 200
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ def fit_network(config: TrainConfig, kinds: dict[str, Samples], log: Path | None
             losses.append(_step(network, optimizer, batch))
             _average(average, network, step)
             progress.update(task, completed=done, description=f"loss {losses[-1]:.3f}")
+            if log is not None and step % _WRITE_EVERY == 0:
+                _write_log(log, losses)
     if log is not None:
         _write_log(log, losses)
     return Trained(average.eval(), len(losses), time.monotonic() - started, tuple(losses))
