@@ -24,7 +24,6 @@ class AuditAction(StrEnum):
     REPORT_STORED = "report_stored"
     DELIVERIES_PLANNED = "deliveries_planned"
     ARTIFACT_SENT = "artifact_sent"
-    NODE_STARTED = "node_started"
 
 
 class AuditEvent(Base):

@@ -81,7 +81,6 @@ class DispatchSettings(_Section):
     republish_seconds: Annotated[float, Field(gt=0)] = 30.0
     orphan_seconds: Annotated[float, Field(gt=0)] = 300.0
     max_attempts: Annotated[int, Field(ge=1)] = 3
-    report_unanalysed_studies: bool = False
     stat_calling_aets: tuple[AETitle, ...] = ()
 
 

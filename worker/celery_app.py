@@ -1,7 +1,6 @@
 """The Celery application: queues, options, one runtime per worker process."""
 
 import logging
-import os
 from typing import Any
 
 from celery import Celery, signals
@@ -13,7 +12,7 @@ from models.session import Database
 from models.settings import Settings
 from models.states import JobKind
 from worker import tasks
-from worker.inference import Segmenter
+from worker.loading import LoadedModels
 from worker.registry import find_bundle
 from worker.results import ResultStore
 from worker.sandbox import Sandbox
@@ -60,24 +59,15 @@ def make_runtime(settings: Settings) -> tasks.Runtime:
     """Open the database and load the model. Called in the child, after the fork."""
     database = Database(settings.effective_database_url)
     store = ResultStore(database, settings.artifact_dir)
-    segmenter = Segmenter.load(
-        find_bundle(settings.analysis.model), settings.worker.device, _threads(settings)
-    )
-    segmenter.warm_up()
+    loaded = LoadedModels(settings, store)
+    loaded.get(settings.analysis.model)
     return tasks.Runtime(
         settings=settings,
         database=database,
         store=store,
         sandbox=Sandbox(settings),
-        segmenter=segmenter,
-        model_version_id=store.register_model(segmenter.identity),
+        models=loaded,
     )
-
-
-def _threads(settings: Settings) -> int:
-    """Share the cores between the worker processes."""
-    cores = len(os.sched_getaffinity(0))
-    return settings.worker.torch_threads or max(1, cores // settings.worker.concurrency)
 
 
 class _Process:
@@ -90,7 +80,7 @@ class _Process:
     def start(self, **_signal: Any) -> None:  # noqa: ANN401  Celery's signal arguments
         set_up_logging()
         self._runtime = make_runtime(self._settings)
-        log.info("model %s loaded", self._runtime.segmenter.identity.name)
+        log.info("model %s loaded", self._settings.analysis.model)
 
     @property
     def runtime(self) -> tasks.Runtime:

@@ -71,4 +71,8 @@ class Segmenter:
     @torch.inference_mode()
     def _probabilities(self, prepared: Prepared) -> NDArray[np.float32]:
         tensor = prepared.tensor.to(self.device, memory_format=torch.channels_last)
-        return prepared.to_source(self._network(tensor).float().sigmoid()[0].cpu())
+        if not self._metadata.mirrored:
+            return prepared.to_source(self._network(tensor).float().sigmoid()[0].cpu())
+        both = self._network(torch.cat([tensor, tensor.flip(-1)])).float().sigmoid()
+        mirrored = both[1].flip(-1)[[1, 0, 2]]  # left and right change places in a mirror
+        return prepared.to_source((0.5 * (both[0] + mirrored)).cpu())

@@ -54,6 +54,7 @@ class Metadata(_Section):
     input_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
     network: dict[str, Any]
     threshold: Thresholds
+    mirrored: bool = False  # mean over the image and its mirror image, lungs swapped back
     labels: tuple[str, ...]
     licence: str
     data_manifest_sha256: str

@@ -18,8 +18,8 @@ from models.states import ArtifactKind, InstanceState
 from worker.capture import display_png, overlay_png
 from worker.equipment import ObjectContext, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
-from worker.inference import Segmenter
 from worker.leases import claim, heartbeat
+from worker.loading import LoadedModels
 from worker.pipeline import analyse_image
 from worker.report import ReportImage, build_report
 from worker.results import Product, ResultStore
@@ -46,8 +46,7 @@ class Runtime:
     database: Database
     store: ResultStore
     sandbox: Sandbox
-    segmenter: Segmenter
-    model_version_id: int
+    models: LoadedModels
 
 
 def analyse(job_id: int, runtime: Runtime) -> None:
@@ -58,11 +57,12 @@ def analyse(job_id: int, runtime: Runtime) -> None:
         return
     with heartbeat(runtime.database, job_id, runtime.settings.worker.lease_seconds):
         try:
+            model = runtime.models.get(job.model_selector or "")
             result = analyse_image(
-                _source(runtime, job), runtime.sandbox, runtime.segmenter, runtime.settings
+                _source(runtime, job), runtime.sandbox, model.segmenter, runtime.settings
             )
             products = _products(result, _context(runtime, job))
-            runtime.store.store_analysis(job_id, runtime.model_version_id, result, products)
+            runtime.store.store_analysis(job_id, model.model_version_id, result, products)
             log.info("job %d: analysed in %.2f s", job_id, result.seconds)
         except NotAnalysable as outcome:
             _no_result(runtime, job_id, InstanceState.NOT_ANALYSED, outcome.reason, outcome.detail)
