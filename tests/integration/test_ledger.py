@@ -1,0 +1,131 @@
+"""Each line of the ledger balances on a sound node and fails when what it watches is broken."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from builders import chest_dataset, write_part10
+from pydicom.dataset import Dataset
+from rows import add_analysis, add_instance, add_job, open_database, random_uid
+from sqlalchemy import text
+
+from dicom_node.ledger import Line, compute
+from models.audit import AuditAction, record
+from models.delivery import Delivery, Destination
+from models.files import atomic_write
+from models.result import Artifact, ReportedAnalysis
+from models.session import Database
+from models.settings import Settings, load_settings
+from models.states import ArtifactKind, InstanceState, StoreOutcome
+
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+class Node:
+    """A database, a spool and an SR on disk that agree, as after one delivered study."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database = database
+        self.settings = settings
+        for name in ("analysed", "waiting"):
+            atomic_write(settings.spool_dir / f"00/{name}.dcm", b"")
+        instance_uid = random_uid()
+        analysed = add_instance(
+            database,
+            sop_instance_uid=instance_uid,
+            state=InstanceState.ANALYSED,
+            storage_key="00/analysed.dcm",
+        )
+        waiting = add_instance(database, state=InstanceState.QUEUED, storage_key="00/waiting.dcm")
+        add_job(database, waiting)
+        analysis, segmentation = add_analysis(database, analysed)
+        write_part10(settings.artifact_dir / "00/sr.dcm", _document(instance_uid))
+        with database.write() as session:
+            report = Artifact(
+                kind=ArtifactKind.SR,
+                study_id=1,
+                revision=1,
+                sop_class_uid=SR,
+                sop_instance_uid=random_uid(),
+                storage_key="00/sr.dcm",
+                sha256="0" * 64,
+                size_bytes=1,
+            )
+            session.add_all([report, Destination(name="A", ae_title="A", host="h", port=1)])
+            session.flush()
+            session.add(ReportedAnalysis(artifact_id=report.id, analysis_id=analysis))
+            for artifact in (report.id, segmentation):
+                session.add(Delivery(artifact_id=artifact, destination_id=1))
+            planned = {"artifacts": 2, "deliveries": 2}
+            record(session, AuditAction.DELIVERIES_PLANNED, "planned", details=planned)
+            for outcome in (StoreOutcome.STORED, StoreOutcome.STORED, StoreOutcome.DUPLICATE):
+                record(session, AuditAction.INSTANCE_STORED, outcome.value)
+
+    def sql(self, statement: str) -> None:
+        """Break something."""
+        with self.database.write() as session:
+            session.execute(text(statement))
+
+    def lines(self) -> dict[str, Line]:
+        """Return the ledger by name."""
+        return {line.name: line for line in compute(self.database, self.settings)}
+
+
+def _document(instance_uid: str) -> object:
+    """An SR's evidence is all that the ledger reads of it."""
+    item, series, study = Dataset(), Dataset(), Dataset()
+    item.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    item.ReferencedSOPInstanceUID = instance_uid
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = "1.2.3", [item]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = "1.2.4", [series]
+    return chest_dataset(SOPClassUID=SR, CurrentRequestedProcedureEvidenceSequence=[study])
+
+
+@pytest.fixture
+def node(database_url: str, tmp_path: Path) -> Iterator[Node]:
+    settings = load_settings(None, data_dir=tmp_path / "data", database_url=database_url)
+    with open_database(database_url) as database:
+        yield Node(database, settings)
+
+
+def test_a_sound_node_balances(node: Node) -> None:
+    assert [line for line in node.lines().values() if not line.balanced] == []
+
+
+def _lose_file(node: Node) -> None:
+    (node.settings.spool_dir / "00/waiting.dcm").unlink()
+
+
+def _empty_report(node: Node) -> None:
+    write_part10(node.settings.artifact_dir / "00/sr.dcm", chest_dataset(SOPClassUID=SR))
+
+
+def _lose_report(node: Node) -> None:
+    (node.settings.artifact_dir / "00/sr.dcm").unlink()
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (
+            "C-STORE successes in the audit",
+            lambda node: node.sql("DELETE FROM audit_event WHERE outcome = 'stored'"),
+        ),
+        ("instances", lambda node: node.sql("DELETE FROM job")),
+        ("instances", lambda node: node.sql("UPDATE job SET state = 'dead'")),
+        ("spool files", _lose_file),
+        (
+            "analysed instances",
+            lambda node: node.sql("UPDATE artifact SET kind = 'overlay' WHERE kind = 'seg'"),
+        ),
+        ("images named in the SRs", _empty_report),
+        ("images named in the SRs", _lose_report),
+        ("images named in the SRs", lambda node: node.sql("DELETE FROM reported_analysis")),
+        ("deliveries planned in the audit", lambda node: node.sql("DELETE FROM delivery")),
+    ],
+)
+def test_what_is_broken_shows_in_its_line(
+    node: Node, line: str, fault: Callable[[Node], None]
+) -> None:
+    fault(node)
+    assert not node.lines()[line].balanced
