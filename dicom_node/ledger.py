@@ -132,14 +132,15 @@ def _reported(session: Session, settings: Settings) -> Line:
         select(Artifact.storage_key).where(Artifact.kind == ArtifactKind.SR)
     ).all()
     named = {(key, uid) for key in reports for uid in _images_in(settings, key)}
-    told = set(
-        session.execute(
+    told = {
+        (key, uid)
+        for key, uid in session.execute(
             select(Artifact.storage_key, Instance.sop_instance_uid)
             .join(ReportedAnalysis, ReportedAnalysis.artifact_id == Artifact.id)
             .join(Analysis, ReportedAnalysis.analysis_id == Analysis.id)
             .join(Instance, Analysis.instance_id == Instance.id)
-        ).tuples()
-    )
+        )
+    }
     parts = {"reports": len(reports), "documents only": len(named - told)}
     parts["rows only"] = len(told - named)
     return Line("images named in the SRs", len(named | told), len(named & told), parts)
