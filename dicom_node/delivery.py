@@ -54,8 +54,15 @@ class Deliverer:
         receiver, parcels = self._claim(due)
         if not parcels:
             return True  # another deliverer was faster
-        for result in self._sender.send(receiver, parcels):
-            self._record(receiver, result)
+        open_parcels = {parcel.delivery_id for parcel in parcels}
+        try:
+            for result in self._sender.send(receiver, parcels):
+                open_parcels.discard(result.delivery_id)
+                self._record(receiver, result)
+        finally:
+            for delivery_id in sorted(open_parcels):
+                error = "the sender failed before this object; the log has the traceback"
+                self._record(receiver, SendResult(delivery_id, Verdict.RETRY, error=error))
         return True
 
     def _due_ids(self, session: Session) -> list[int]:
@@ -191,6 +198,16 @@ def synchronise_destinations(database: Database, settings: Settings) -> None:
             session.add(row)
         for row in known.values():
             row.enabled = False
+            _end_deliveries(session, row)
+
+
+def _end_deliveries(session: Session, destination: Destination) -> None:
+    """End what is due to a destination that was removed: nobody would ever send it."""
+    query = select(Delivery).where(
+        Delivery.destination_id == destination.id, Delivery.state == DeliveryState.DUE
+    )
+    for delivery in session.scalars(query):
+        advance(session, delivery, DeliveryState.DEAD, error="the destination was removed")
 
 
 def run(settings: Settings, database: Database, stop: threading.Event) -> None:

@@ -15,6 +15,7 @@ from dicom_node.queue import JobQueue
 from dicom_node.recovery import recover_orphans
 from dicom_node.settling import (
     delivered_studies,
+    is_quiet,
     plan_deliveries,
     quiet_studies,
     settle,
@@ -118,7 +119,7 @@ class Dispatcher:
         return len(expired)
 
     def _take_back(self, session: Session, job_id: int) -> None:
-        job = session.get_one(Job, job_id)
+        job = session.get_one(Job, job_id, with_for_update=True)
         if job.state is not JobState.LEASED or (job.lease_until or utc_now()) >= utc_now():
             return  # finished or renewed in the meantime
         if job.attempts < self._settings.dispatch.max_attempts:
@@ -147,7 +148,9 @@ class Dispatcher:
         moved = 0
         for study_id in quiet:
             with self._database.write() as session:
-                moved += settle(session, self._settings, session.get_one(Study, study_id))
+                study = session.get_one(Study, study_id, with_for_update=True)
+                if is_quiet(study, self._settings.dispatch, utc_now()):
+                    moved += settle(session, self._settings, study)
         return moved
 
     def _plan(self) -> int:
@@ -155,7 +158,7 @@ class Dispatcher:
             ready = [study.id for study in studies_with_report(session)]
         for study_id in ready:
             with self._database.write() as session:
-                plan_deliveries(session, session.get_one(Study, study_id))
+                plan_deliveries(session, session.get_one(Study, study_id, with_for_update=True))
         return len(ready)
 
     def _finish(self) -> int:
@@ -163,7 +166,7 @@ class Dispatcher:
             ended = delivered_studies(session)
         for study_id in ended:
             with self._database.write() as session:
-                study = session.get_one(Study, study_id)
+                study = session.get_one(Study, study_id, with_for_update=True)
                 if study.state is StudyState.REPORTED:
                     advance(session, study, StudyState.DELIVERED)
         return len(ended)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pynetdicom.events import Event
+from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.errors import NotAuthorisedError, SpoolFullError
+from dicom_node.errors import NotAuthorisedError, SpoolFullError, StoreError
 from dicom_node.header import read_identity
-from dicom_node.intake import record_instance
+from dicom_node.intake import drop_if_extra, record_instance
 from dicom_node.receive import ReceivedFile, Reception, data_set_offset
 from dicom_node.spool import Spool
 from dicom_node.status import SUCCESS, store_status
@@ -68,9 +69,9 @@ class Handlers:
         received = self.reception.take(event.dataset_path)
         try:
             outcome = self._store(event, received)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the edge: every failure becomes a status
             status = store_status(error)
-            log.exception("C-STORE answered 0x%04X", status)
+            _log_refusal(error, status)
             self._audit(event, AuditAction.INSTANCE_REFUSED, type(error).__name__, status)
             return status
         finally:
@@ -106,8 +107,7 @@ class Handlers:
         # If the commit fails after it took effect (connection lost at the answer), a row may point
         # to this file: it stays, and the orphan sweep settles it either way.
         outcome = record_instance(self.database, self.settings, spooled)
-        if outcome in {StoreOutcome.DUPLICATE, StoreOutcome.OWN_RESULT}:
-            self.spool.delete(key)
+        drop_if_extra(self.database, self.spool, key, outcome)
         return outcome
 
     def _authorise(self, peer: Peer) -> None:
@@ -133,6 +133,15 @@ class Handlers:
                 )
         except Exception:
             log.exception("audit event %s could not be written", action.value)
+
+
+def _log_refusal(error: Exception, status: int) -> None:
+    """Log an expected refusal in one line; its causes may quote what the peer sent."""
+    if isinstance(error, StoreError | SQLAlchemyError | OSError):
+        text = str(error) if isinstance(error, StoreError) else type(error).__name__
+        log.error("C-STORE answered 0x%04X: %s", status, text)
+    else:
+        log.error("C-STORE answered 0x%04X", status, exc_info=error)
 
 
 def _peer(event: Event) -> Peer:

@@ -17,34 +17,44 @@ from dicom_node.errors import DataSetMismatchError, NotUnderstoodError
 from dicom_node.types import Identity, StoreRequest
 
 _LAST_TAG: Final = 0x0020000E  # Series Instance UID; everything below is in front of it
-_MAX_HEADER_BYTES: Final = 4 << 20
+# The identity nearly always stands in the first part; long private elements may push it back.
+_HEADER_BYTES: Final = (4 << 20, 64 << 20)
 _UID_LENGTH: Final = 64  # PS3.5 9.1
 _UID_CHARACTERS: Final = frozenset("0123456789.")
 _IMPLICIT = ImplicitVRLittleEndian
 
 
-def _head_of(path: Path, offset: int, transfer_syntax: UID) -> BytesIO:
-    """Return the first part of the data set, inflated under a limit where it is deflated."""
+def _head_of(path: Path, offset: int, transfer_syntax: UID, length: int) -> BytesIO:
+    """Return the first `length` bytes of the data set, inflated where it is deflated."""
     with path.open("rb") as file:
         file.seek(offset)
-        raw = file.read(_MAX_HEADER_BYTES)
+        raw = file.read(length)
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
-        raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw, _MAX_HEADER_BYTES)
+        raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw, length)
     return BytesIO(raw)
 
 
 def _parse(path: Path, offset: int, transfer_syntax_uid: str) -> Dataset:
     syntax = UID(transfer_syntax_uid)
-    try:
-        return read_dataset(
-            _head_of(path, offset, syntax),
-            is_implicit_VR=syntax == _IMPLICIT,
-            is_little_endian=syntax.is_little_endian,
-            stop_when=lambda tag, _vr, _length: tag > _LAST_TAG,
-        )
-    except (Exception, RecursionError) as error:
-        msg = f"the data set cannot be parsed ({type(error).__name__})"
-        raise NotUnderstoodError(msg) from error
+    ds, failure = None, None
+    for length in _HEADER_BYTES:
+        try:
+            ds = read_dataset(
+                _head_of(path, offset, syntax, length),
+                is_implicit_VR=syntax == _IMPLICIT,
+                is_little_endian=syntax.is_little_endian,
+                stop_when=lambda tag, _vr, _length: tag > _LAST_TAG,
+            )
+        except (Exception, RecursionError) as error:  # noqa: BLE001  hostile bytes, any error
+            failure = type(error).__name__
+        if ds is not None and "SeriesInstanceUID" in ds:
+            break
+        if path.stat().st_size - offset <= length:
+            break
+    if ds is None:
+        msg = f"the data set cannot be parsed ({failure})"
+        raise NotUnderstoodError(msg)
+    return ds
 
 
 def _text(ds: Dataset, keyword: str, length: int) -> str | None:

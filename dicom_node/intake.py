@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.contexts import IMAGE_CLASSES
+from dicom_node.spool import Spool
 from dicom_node.status import SUCCESS
 from dicom_node.types import Identity, SpooledInstance
 from models.audit import AuditAction, record
@@ -64,6 +65,20 @@ def record_instance(
     raise AssertionError  # the loop returns or raises
 
 
+def drop_if_extra(database: Database, spool: Spool, key: str, outcome: StoreOutcome) -> None:
+    """Delete the bytes under `key` when intake kept nothing of them.
+
+    A row that names this very file keeps it: the orphan sweep may have recorded the file while its
+    listener was still waiting for the database, whose answer then is `duplicate`.
+    """
+    if outcome not in {StoreOutcome.DUPLICATE, StoreOutcome.OWN_RESULT}:
+        return
+    with database.read() as session:
+        named = session.scalar(select(Instance.id).where(Instance.storage_key == key))
+    if named is None:
+        spool.delete(key)
+
+
 def _audit(
     session: Session, action: AuditAction, outcome: StoreOutcome, spooled: SpooledInstance
 ) -> None:
@@ -84,7 +99,7 @@ def _audit(
 
 def _record(session: Session, settings: Settings, spooled: SpooledInstance) -> StoreOutcome:
     identity = spooled.identity
-    if _is_own(session, settings, identity):
+    if _is_own_artifact(session, identity.sop_instance_uid):
         return StoreOutcome.OWN_RESULT
     same_uid = session.scalars(
         select(Instance).where(Instance.sop_instance_uid == identity.sop_instance_uid)
@@ -104,16 +119,9 @@ def _record(session: Session, settings: Settings, spooled: SpooledInstance) -> S
     return StoreOutcome.CONFLICT if conflict else StoreOutcome.STORED
 
 
-def _is_own(session: Session, settings: Settings, identity: Identity) -> bool:
-    """Recognise what we made: by equipment, by UID root, or by its UID in our own rows."""
-    if is_own_object(
-        identity.manufacturer or "",
-        identity.manufacturer_model_name or "",
-        identity.sop_instance_uid,
-        settings.objects.uid_root,
-    ):
-        return True
-    found = select(Artifact.id).where(Artifact.sop_instance_uid == identity.sop_instance_uid)
+def _is_own_artifact(session: Session, sop_instance_uid: str) -> bool:
+    """Recognise what this node made and still has: its bytes are dropped when they come back."""
+    found = select(Artifact.id).where(Artifact.sop_instance_uid == sop_instance_uid)
     return session.scalar(found) is not None
 
 
@@ -126,17 +134,29 @@ def _judge(
         return _Verdict(InstanceState.QUARANTINED, Reason.NO_PATIENT_ID)
     if is_conflict:
         return _Verdict(InstanceState.QUARANTINED, Reason.UID_CONFLICT)
-    owner = (study.patient_id, study.issuer_of_patient_id)
-    if study.patient_id is not None and owner != (
-        identity.patient_id,
-        identity.issuer_of_patient_id,
-    ):
+    if _is_another_patient(study, identity):
         return _Verdict(InstanceState.QUARANTINED, Reason.PATIENT_MISMATCH)
+    if is_own_object(
+        identity.manufacturer or "",
+        identity.manufacturer_model_name or "",
+        identity.sop_class_uid,
+        identity.sop_instance_uid,
+        settings.objects.uid_root,
+    ):
+        return _Verdict(InstanceState.NOT_ANALYSED, Reason.OWN_RESULT)
     if identity.sop_class_uid not in IMAGE_CLASSES:
         return _Verdict(InstanceState.NOT_ANALYSED, Reason.SOP_CLASS)
     if is_for_processing(identity.sop_class_uid, identity.presentation_intent):
         return _Verdict(InstanceState.RECEIVED)  # waits for a For Presentation sibling
     return _Verdict(InstanceState.QUEUED)
+
+
+def _is_another_patient(study: Study, identity: Identity) -> bool:
+    """Compare PatientID, and the issuers where both are known: modalities often leave it out."""
+    if study.patient_id is None:
+        return False
+    issuers = {study.issuer_of_patient_id, identity.issuer_of_patient_id} - {None}
+    return study.patient_id != identity.patient_id or len(issuers) > 1
 
 
 def is_for_processing(sop_class_uid: str, presentation_intent: str | None) -> bool:

@@ -15,13 +15,20 @@ from dicom_node.spool import Spool
 from models.audit import AuditAction, AuditEvent
 from models.base import Base
 from models.delivery import Delivery
-from models.imaging import Instance
+from models.imaging import Instance, Study
 from models.job import Job
 from models.reasons import Reason
 from models.result import Analysis, Artifact, ReportedAnalysis
 from models.session import Database
 from models.settings import Settings
-from models.states import ArtifactKind, InstanceState, JobKind, JobState, StoreOutcome
+from models.states import (
+    ArtifactKind,
+    InstanceState,
+    JobKind,
+    JobState,
+    StoreOutcome,
+    StudyState,
+)
 
 _INTAKE_ACTIONS = (AuditAction.INSTANCE_STORED, AuditAction.INSTANCE_RECOVERED)
 
@@ -52,6 +59,7 @@ def compute(database: Database, settings: Settings) -> list[Line]:
             _states(session),
             _spool(session, settings),
             _segmentations(session),
+            _settled(session),
             _reported(session, settings),
             _deliveries(session),
         ]
@@ -124,6 +132,22 @@ def _segmentations(session: Session) -> Line:
         .where(Artifact.kind == ArtifactKind.SEG)
     )
     return Line("analysed instances", analysed, with_seg or 0, {"with a SEG": with_seg or 0})
+
+
+def _settled(session: Session) -> Line:
+    """Settled studies = those whose report is being made or planned; a dead job reports nothing."""
+    settled = _count(session, Study, Study.state == StudyState.SETTLED)
+    parts = {
+        state.value: number
+        for state, number in session.execute(
+            select(Job.state, func.count())
+            .join(Study, (Job.study_id == Study.id) & (Job.revision == Study.revision))
+            .where(Study.state == StudyState.SETTLED)
+            .group_by(Job.state)
+        )
+    }
+    lost = parts.get(JobState.DEAD.value, 0) + parts.get(JobState.FAILED.value, 0)
+    return Line("settled studies", settled, sum(parts.values()) - lost, parts)
 
 
 def _reported(session: Session, settings: Settings) -> Line:

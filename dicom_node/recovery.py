@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from dicom_node.errors import NodeError
 from dicom_node.header import read_identity
-from dicom_node.intake import record_instance
+from dicom_node.intake import drop_if_extra, record_instance
 from dicom_node.receive import data_set_offset
 from dicom_node.spool import Spool
 from dicom_node.types import Peer, SpooledInstance, StoreRequest
@@ -17,7 +17,6 @@ from models.files import sha256_of
 from models.imaging import Instance
 from models.session import Database
 from models.settings import Settings
-from models.states import StoreOutcome
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,7 @@ def _recover(database: Database, settings: Settings, spool: Spool, key: str) -> 
         return False
     outcome = record_instance(database, settings, spooled, AuditAction.INSTANCE_RECOVERED)
     log.warning("spool file %s had no row: %s", key, outcome.value)
-    if outcome in {StoreOutcome.DUPLICATE, StoreOutcome.OWN_RESULT}:
-        spool.delete(key)
+    drop_if_extra(database, spool, key, outcome)
     return True
 
 

@@ -24,6 +24,7 @@ from models.states import (
     StudyState,
 )
 
+ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
 ENDED = (
     DeliveryState.SENT,
     DeliveryState.COMMITTED,
@@ -32,31 +33,25 @@ ENDED = (
 )
 
 
-def settle_seconds(settings: DispatchSettings, calling_aet: str) -> float:
-    """Return how long a study of this sender must be quiet."""
-    return settings.settle_seconds_by_calling_ae.get(calling_aet, settings.settle_seconds)
+def is_quiet(study: Study, settings: DispatchSettings, now: datetime) -> bool:
+    """Say whether the study got no instance for the settle time of its sender."""
+    wanted = settings.settle_seconds_by_calling_ae.get(study.calling_aet, settings.settle_seconds)
+    return study.last_received_at <= now - timedelta(seconds=wanted)
 
 
 def quiet_studies(session: Session, settings: DispatchSettings, now: datetime) -> list[Study]:
-    """Return the open studies that got no instance for their settle time."""
+    """Return the open studies that are quiet, have an accepted instance, and wait for no worker."""
     shortest = min([settings.settle_seconds, *settings.settle_seconds_by_calling_ae.values()])
+    of_study = (Series.study_id == Study.id, Instance.series_id == Series.id)
     candidates = session.scalars(
         select(Study).where(
             Study.state == StudyState.OPEN,
             Study.last_received_at <= now - timedelta(seconds=shortest),
-            exists().where(
-                Series.study_id == Study.id,
-                Instance.series_id == Series.id,
-                Instance.state != InstanceState.QUARANTINED,
-            ),
+            exists().where(*of_study, Instance.state != InstanceState.QUARANTINED),
+            ~exists().where(*of_study, Instance.state == InstanceState.QUEUED),
         )
     )
-    return [
-        study
-        for study in candidates
-        if study.last_received_at
-        <= now - timedelta(seconds=settle_seconds(settings, study.calling_aet))
-    ]
+    return [study for study in candidates if is_quiet(study, settings, now)]
 
 
 def settle(session: Session, settings: Settings, study: Study) -> bool:
@@ -64,12 +59,12 @@ def settle(session: Session, settings: Settings, study: Study) -> bool:
     if study.state is not StudyState.OPEN:
         return False  # somebody else settled it
     instances = _instances(session, study)
+    if any(row.state is InstanceState.QUEUED for row in instances):
+        return False
     waiting = [row for row in instances if row.state is InstanceState.RECEIVED]
     if waiting:
         _decide_for_processing(session, settings, waiting, instances)
         return True
-    if any(row.state is InstanceState.QUEUED for row in instances):
-        return False
     analyses = newest_analyses(session, study.id)
     if not analyses:
         return advance(session, study, StudyState.CLOSED)
@@ -94,10 +89,13 @@ def _instances(session: Session, study: Study) -> Sequence[Instance]:
 def _decide_for_processing(
     session: Session, settings: Settings, waiting: list[Instance], instances: Sequence[Instance]
 ) -> None:
-    """Analyse raw images only when no For Presentation sibling came."""
+    """Analyse raw images only when no processed one of the study was analysed.
+
+    A processed lateral, or one that could not be read, stands for no frontal raw image.
+    """
     has_sibling = any(
-        not is_for_processing(row.sop_class_uid, row.presentation_intent)
-        and row.reason != Reason.SOP_CLASS
+        row.state is InstanceState.ANALYSED
+        and not is_for_processing(row.sop_class_uid, row.presentation_intent)
         for row in instances
     )
     for instance in waiting:
@@ -170,14 +168,14 @@ def plan_deliveries(session: Session, study: Study) -> bool:
 
 
 def delivered_studies(session: Session) -> Sequence[int]:
-    """Return the ids of reported studies all of whose deliveries ended."""
+    """Return the ids of reported studies all of whose deliveries arrived."""
     own_report = select(Artifact.id).where(Artifact.study_id == Study.id)
     pending = (
         select(Delivery.id)
         .join(Artifact, Delivery.artifact_id == Artifact.id)
         .outerjoin(ReportedAnalysis, ReportedAnalysis.analysis_id == Artifact.analysis_id)
         .where(
-            Delivery.state.not_in(ENDED),
+            Delivery.state.not_in(ARRIVED),
             (Artifact.study_id == Study.id) | ReportedAnalysis.artifact_id.in_(own_report),
         )
     )

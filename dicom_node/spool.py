@@ -59,7 +59,7 @@ class Spool:
         limit = time.time() - older_than_seconds
         for shard in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
             for entry in os.scandir(shard):
-                if entry.name.endswith(".dcm") and entry.stat().st_mtime <= limit:
+                if entry.name.endswith(".dcm") and _modified(Path(entry.path)) <= limit:
                     yield f"{shard.name}/{entry.name}"
 
     def sweep_incoming(self, older_than_seconds: float) -> int:
@@ -70,7 +70,15 @@ class Spool:
         limit = time.time() - older_than_seconds
         removed = 0
         for path in self.incoming.iterdir():
-            if path.stat().st_mtime <= limit:
+            if _modified(path) <= limit:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed
+
+
+def _modified(path: Path) -> float:
+    """Return the time of the last change; of a file that is gone by now: infinitely late."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")

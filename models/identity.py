@@ -13,6 +13,9 @@ NODE_MODEL_NAME: Final = "CXR opacity node"
 DEVICE_SERIAL_NUMBER: Final = "0001"  # type 1 in SEG (PS3.3 C.7.5.2); the node has no serial plate
 PRIVATE_SCHEME: Final = "99CXROP"  # coding scheme of concepts that no standard code names
 
+# Segmentation Storage and Comprehensive 3D SR Storage
+MADE_CLASSES: Final = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"})
+
 _UID_MAX = 64  # PS3.5 9.1
 _SEPARATOR = "\x1f"
 
@@ -30,8 +33,15 @@ def make_uid(root: str, *parts: str) -> str:
     return f"{root}.{int.from_bytes(digest, 'big') % 10**room}"
 
 
-def is_own_object(manufacturer: str, model_name: str, sop_instance_uid: str, uid_root: str) -> bool:
-    """Say whether an object was made by this node: by its equipment or by the UID root."""
+def is_own_object(
+    manufacturer: str, model_name: str, sop_class_uid: str, sop_instance_uid: str, uid_root: str
+) -> bool:
+    """Say whether an object was made by a node like this one: by its equipment, or by its UID.
+
+    The UID root decides only for the classes that the node makes: the root may be a hospital's,
+    and its own radiographs stand below it too.
+    """
     if manufacturer.strip() == MANUFACTURER and model_name.strip() == NODE_MODEL_NAME:
         return True
-    return bool(uid_root) and sop_instance_uid.startswith(f"{uid_root}.")
+    is_below_root = bool(uid_root) and sop_instance_uid.startswith(f"{uid_root}.")
+    return is_below_root and sop_class_uid in MADE_CLASSES

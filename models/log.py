@@ -4,10 +4,12 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Final
 
 from typing_extensions import override
 
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 # What every LogRecord has; the rest was bound with `extra={"job_id": 7}`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # These quote values of data sets, which may be patient data.
@@ -40,6 +42,24 @@ class JsonFormatter(logging.Formatter):
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
 
+    @override
+    def formatException(self, ei: _ExcInfo) -> str:
+        return _without_rows(super().formatException(ei))
+
+
+class TextFormatter(logging.Formatter):
+    """The same for people."""
+
+    @override
+    def formatException(self, ei: _ExcInfo) -> str:
+        return _without_rows(super().formatException(ei))
+
+
+def _without_rows(traceback: str) -> str:
+    """Drop the lines in which PostgreSQL quotes the row that it refused."""
+    lines = traceback.splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("DETAIL:", "CONTEXT:")))
+
 
 def set_up_logging(role: str = "worker", *, level: str = "INFO", as_json: bool = False) -> None:
     """Send every record of this process to stderr, once."""
@@ -49,7 +69,7 @@ def set_up_logging(role: str = "worker", *, level: str = "INFO", as_json: bool =
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(
-            logging.Formatter(f"%(asctime)s %(levelname)-7s {role:8s} %(name)s: %(message)s")
+            TextFormatter(f"%(asctime)s %(levelname)-7s {role:8s} %(name)s: %(message)s")
         )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)

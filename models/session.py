@@ -44,19 +44,30 @@ def _configure_sqlite(engine: Engine) -> None:
 
 
 class Database:
-    """The sessions of one process. Make it after fork, never before."""
+    """The sessions of one process. Make it after fork, never before.
+
+    Parameters are hidden in errors: they hold patient data, and errors are logged.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
-            self.engine = create_engine(self.url, connect_args={"timeout": _BUSY_SECONDS})
+            self.engine = create_engine(
+                self.url, connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True
+            )
             _configure_sqlite(self.engine)
         else:
             if self.url.drivername == "postgresql":
                 self.url = self.url.set(drivername="postgresql+psycopg")
-            self.engine = create_engine(self.url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+            self.engine = create_engine(
+                self.url,
+                pool_pre_ping=True,
+                pool_size=10,
+                max_overflow=20,
+                hide_parameters=True,
+            )
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(read_only=True, **snapshot)
 

@@ -69,7 +69,7 @@ class DestinationSettings(_Section):
         if not (at and colon and host and port.isdigit()):
             msg = f"{text!r} is not a destination: write AET@HOST:PORT, e.g. ORTHANC@10.0.0.5:4242"
             raise ValueError(msg)
-        return cls(name=ae_title, ae_title=ae_title, host=host.strip("[]"), port=int(port))
+        return cls(name=text, ae_title=ae_title, host=host.strip("[]"), port=int(port))
 
 
 class DispatchSettings(_Section):
@@ -93,7 +93,7 @@ class DeliverySettings(_Section):
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     backoff_seconds: Annotated[float, Field(gt=0)] = 2.0
     backoff_cap_seconds: Annotated[float, Field(gt=0)] = 900.0
-    max_attempts: Annotated[int, Field(ge=1)] = 50
+    max_attempts: Annotated[int, Field(ge=1)] = 1000  # ten days at the cap of the back-off
     batch: Annotated[int, Field(ge=1)] = 50
 
 
@@ -136,10 +136,13 @@ class AnalysisSettings(_Section):
             raise ValueError(msg)
         return self
 
-    def configuration_hash(self) -> str:
-        """SHA-256 of every value that can change a result, in a canonical order."""
+    def configuration_hash(self, of_model: str = "") -> str:
+        """SHA-256 of every value that can change a result: these, and those of the model.
+
+        It is part of every UID, so that another threshold gives other objects.
+        """
         canonical = json.dumps(self.model_dump(exclude={"model"}), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(f"{canonical}\n{of_model}".encode()).hexdigest()
 
 
 class WorkerSettings(_Section):
@@ -195,6 +198,15 @@ class Settings(BaseSettings):
         """Arguments, then environment, then `node.toml`."""
         toml = TomlConfigSettingsSource(settings_cls, cls._toml)
         return (init_settings, env_settings, toml)
+
+    @model_validator(mode="after")
+    def _destinations_have_names_of_their_own(self) -> Self:
+        names = [destination.name for destination in self.destinations]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            msg = f"destinations must differ in their names; repeated: {', '.join(repeated)}"
+            raise ValueError(msg)
+        return self
 
     @property
     def effective_database_url(self) -> str:

@@ -4,9 +4,10 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from migrations.schema import upgrade
+from models.audit import AuditAction, AuditEvent
 from models.delivery import Destination
 from models.imaging import Instance, Series, Study
 from models.job import Job
@@ -128,3 +129,22 @@ def add_destination(database: Database, name: str, port: int) -> int:
         session.add(row)
         session.flush()
         return row.id
+
+
+def instances(database: Database) -> list[Instance]:
+    """Return every instance in the order of arrival."""
+    with database.read() as session:
+        return list(session.scalars(select(Instance).order_by(Instance.id)))
+
+
+def outcomes(database: Database, action: AuditAction) -> list[str]:
+    """Return the outcomes of the audit events about `action`, in order."""
+    with database.read() as session:
+        query = select(AuditEvent.outcome).where(AuditEvent.action == action)
+        return list(session.scalars(query.order_by(AuditEvent.id)))
+
+
+def count(database: Database, model: type) -> int:
+    """Return how many rows a table has."""
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(model)) or 0

@@ -3,7 +3,8 @@
 WorkerError
 ├── NotAnalysable   final: the image is sound or not, but must not get a number
 ├── AnalysisFailed  final: the file broke the analysis (decoder crash, time, memory)
-└── BundleError     the installed model is unusable
+├── BundleError     the installed model is unusable
+└── DecoderStartError  the decoder process does not start; no fault of the file
 Anything else is retryable: the job goes back to the queue until its attempts are used up.
 """
 
@@ -33,3 +34,7 @@ class AnalysisFailed(_OutcomeError):
 
 class BundleError(WorkerError):
     """A model bundle is missing, incomplete, or does not match its recorded hash."""
+
+
+class DecoderStartError(WorkerError):
+    """The decoder process does not start (memory, environment): retryable."""

@@ -135,6 +135,7 @@ def _own_result(ds: Dataset, limits: Limits) -> Reason | None:
     own = is_own_object(
         get_text(ds, "Manufacturer"),
         get_text(ds, "ManufacturerModelName"),
+        get_text(ds, "SOPClassUID"),
         get_text(ds, "SOPInstanceUID"),
         limits.uid_root,
     )

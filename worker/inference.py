@@ -1,5 +1,6 @@
 """A loaded model that turns a radiograph into masks on its own grid."""
 
+import json
 from typing import Literal, Self
 
 import numpy as np
@@ -25,6 +26,12 @@ class Segmenter:
         self.device = device
         self._metadata = bundle.metadata
         self._network = channels_last(network.to(device)).eval()
+
+    @property
+    def configuration(self) -> str:
+        """What decides the masks beside the weights, in canonical form."""
+        decisive = {"input_size", "network", "threshold", "mirrored", "labels"}
+        return json.dumps(self._metadata.model_dump(mode="json", include=decisive), sort_keys=True)
 
     @classmethod
     def load(cls, bundle: Bundle, device: Device = "auto", threads: int | None = None) -> Self:

@@ -47,11 +47,16 @@ def claim(database: Database, job_id: int, lease_seconds: float) -> Job | None:
         return job
 
 
-def held(session: Session, job_id: int) -> Job | None:
-    """Return the job, locked, if this process still has its lease; None when it was taken back."""
+class LeaseLostError(Exception):
+    """The job was taken back from this process: whoever has it now decides its outcome."""
+
+
+def held(session: Session, job_id: int) -> Job:
+    """Return the job, locked. Raises LeaseLostError when it was taken back."""
     job = session.get_one(Job, job_id, with_for_update=True)
-    mine = job.state is JobState.LEASED and job.lease_owner == owner_name()
-    return job if mine else None
+    if job.state is not JobState.LEASED or job.lease_owner != owner_name():
+        raise LeaseLostError
+    return job
 
 
 @contextmanager

@@ -23,6 +23,10 @@ class Segments(Protocol):
     def device(self) -> str:
         """`cpu` or `cuda`."""
 
+    @property
+    def configuration(self) -> str:
+        """What decides the masks beside the weights, in canonical form."""
+
     def segment(self, image: ChestImage, threshold: float | None = None) -> LungMasks:
         """Return the masks of `image` on its source grid."""
 
@@ -44,7 +48,7 @@ def analyse_image(
         masks=masks,
         measurements=measure(masks, image.spacing, settings.analysis),
         model=segmenter.identity,
-        configuration_hash=settings.analysis.configuration_hash(),
+        configuration_hash=settings.analysis.configuration_hash(segmenter.configuration),
         data_set_sha256=data_set_sha256(path),
         seconds=time.perf_counter() - started,
         device=segmenter.device,

@@ -52,9 +52,11 @@ _MAX_SATURATED: Final = 0.7
 _MAX_PADDED: Final = 0.95
 _MAX_ASPECT: Final = 5.0
 _PLAUSIBLE_WIDTH_MM: Final = (100.0, 1000.0)
+_POSSIBLE_PIXEL_MM: Final = (0.001, 10.0)
 
 NOTE_PERCENTILES: Final = "No usable VOI LUT or window: grey scale set from percentiles."
 NOTE_MODALITY: Final = "Modality LUT or rescale is unusable: stored values used."
+NOTE_NO_SPACING: Final = "Pixel spacing is impossible for a radiograph and was not used."
 NOTE_FOR_PROCESSING: Final = "Analysed from a For Processing image."
 NOTE_ASPECT: Final = "Pixel Aspect Ratio is illegal: square pixels assumed."
 NOTE_SPACING: Final = "The recorded pixel spacing is implausible for a chest: check the areas."
@@ -101,6 +103,9 @@ def chest_image(ds: Dataset, stored: Stored) -> ChestImage:
     orientation = orientation_of(ds)
     ratio, aspect_notes = _aspect(ds, spacing)
     notes += aspect_notes
+    if spacing is not None and not _is_possible(spacing):
+        spacing = None
+        notes.append(NOTE_NO_SPACING)
     if spacing is not None and not _is_plausible(spacing, pixels.shape):
         notes.append(NOTE_SPACING)
     if get_text(ds, "SOPClassUID") == _FOR_PROCESSING:
@@ -161,6 +166,8 @@ def orientation_of(ds: Dataset) -> Orientation:
     if len(directions) != 2:  # noqa: PLR2004  along a row, along a column
         return Orientation(assumed=True)
     row, column = directions
+    if row in {"L", "R"} and column not in {"H", "F"}:
+        return Orientation(flip_columns=row == "R", assumed=True)  # the sides are stated
     transpose = row in {"H", "F"}
     if transpose:
         row, column = column, row
@@ -350,6 +357,12 @@ def _aspect(ds: Dataset, spacing: Spacing | None) -> tuple[float, list[str]]:
     else:
         return 1.0, []
     return (ratio, []) if 1 / _MAX_ASPECT <= ratio <= _MAX_ASPECT else (1.0, [NOTE_ASPECT])
+
+
+def _is_possible(spacing: Spacing) -> bool:
+    """Say whether a detector can have such pixels; areas from others would be nonsense."""
+    low, high = _POSSIBLE_PIXEL_MM
+    return low <= spacing.row_mm <= high and low <= spacing.column_mm <= high
 
 
 def _is_plausible(spacing: Spacing, shape: tuple[int, ...]) -> bool:

@@ -1,19 +1,21 @@
 """Results become files and rows: files first, then every row of one job in one transaction."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.files import atomic_write, new_key
-from models.imaging import Study
+from models.imaging import Instance, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
 from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis
@@ -23,6 +25,7 @@ from worker.leases import held
 from worker.types import SIDES, AnalysedImage, ModelIdentity
 
 _DETAIL_LENGTH = 400
+_BLAMELESS = (OSError, OperationalError, InterfaceError, PoolTimeoutError)
 _PAUSE = timedelta(seconds=2)
 _BLAMELESS_PAUSE = timedelta(seconds=15)
 
@@ -57,6 +60,19 @@ class Stored:
         )
 
 
+@dataclass
+class Batch:
+    """The files of one job, on disk before their rows."""
+
+    stored: list[Stored] = field(default_factory=list)
+    is_complete: bool = False
+
+    def complete(self, session: Session) -> None:
+        """Send the rows to the database; what comes after is the commit."""
+        session.flush()
+        self.is_complete = True
+
+
 class ResultStore:
     """Writes what one worker process produces."""
 
@@ -83,17 +99,12 @@ class ResultStore:
 
     def store_analysis(
         self, job_id: int, model_version_id: int, result: AnalysedImage, products: Sequence[Product]
-    ) -> bool:
-        """Store an analysis with its artifacts and end its job; False when the lease was lost."""
-        stored = self._write(products)
-        with self._database.write() as session:
-            job = held(session, job_id)
-            if job is None or job.instance is None:
-                self._remove(stored)
-                return False
-            instance = job.instance
+    ) -> None:
+        """Store an analysis with its artifacts and end its job. Raises LeaseLostError."""
+        with self._written(products) as batch, self._database.write() as session:
+            job, instance = _analyse_job(session, job_id)
             analysis = _analysis(result, instance.id, model_version_id)
-            analysis.artifacts = [each.artifact() for each in stored]
+            analysis.artifacts = [each.artifact() for each in batch.stored]
             session.add(analysis)
             advance(session, instance, InstanceState.ANALYSED, reason=None, detail=None)
             advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
@@ -104,17 +115,14 @@ class ResultStore:
                 sop_instance_uid=instance.sop_instance_uid,
                 details=_provenance(result),
             )
-        return True
+            batch.complete(session)
 
     def store_no_result(
         self, job_id: int, state: InstanceState, reason: Reason, detail: str
-    ) -> bool:
-        """End an analyse job without a number: not analysed or failed, with the reason."""
+    ) -> None:
+        """End an analyse job without a number, with the reason. Raises LeaseLostError."""
         with self._database.write() as session:
-            job = held(session, job_id)
-            if job is None or job.instance is None:
-                return False
-            instance = job.instance
+            job, instance = _analyse_job(session, job_id)
             advance(session, instance, state, reason=reason.value, detail=detail[:_DETAIL_LENGTH])
             end = JobState.FAILED if state is InstanceState.FAILED else JobState.DONE
             advance(session, job, end, finished_at=utc_now(), error=reason.value)
@@ -125,17 +133,12 @@ class ResultStore:
                 sop_instance_uid=instance.sop_instance_uid,
                 details={"reason": reason.value},
             )
-        return True
 
-    def store_report(self, job_id: int, analyses: Sequence[Analysis], product: Product) -> bool:
-        """Store the SR of a study revision, name its analyses, set the study's figure."""
-        stored = self._write([product])
-        with self._database.write() as session:
-            job = held(session, job_id)
-            if job is None or job.study is None:
-                self._remove(stored)
-                return False
-            artifact = stored[0].artifact()
+    def store_report(self, job_id: int, analyses: Sequence[Analysis], product: Product) -> None:
+        """Store the SR of a study revision and set the study's figure. Raises LeaseLostError."""
+        with self._written([product]) as batch, self._database.write() as session:
+            job, study = _report_job(session, job_id)
+            artifact = batch.stored[0].artifact()
             artifact.study_id, artifact.revision = job.study_id, job.revision
             session.add(artifact)
             session.flush()
@@ -143,17 +146,30 @@ class ResultStore:
                 ReportedAnalysis(artifact_id=artifact.id, analysis_id=analysis.id)
                 for analysis in analyses
             )
-            _set_figure(job.study, analyses)
+            _set_figure(study, analyses)
             advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
             record(
                 session,
                 AuditAction.REPORT_STORED,
                 "stored",
-                study_instance_uid=job.study.study_instance_uid,
+                study_instance_uid=study.study_instance_uid,
                 sop_instance_uid=artifact.sop_instance_uid,
                 details={"revision": artifact.revision, "images": len(analyses)},
             )
-        return True
+            batch.complete(session)
+
+    def end_if_outdated(self, job_id: int) -> bool:
+        """End a report job whose study has a newer revision to report; say whether it did so.
+
+        Both would speak of the same images: one of the two reports would be a double.
+        """
+        with self._database.write() as session:
+            job, study = _report_job(session, job_id)
+            if study.revision <= (job.revision or 0):
+                return False
+            return advance(
+                session, job, JobState.DONE, finished_at=utc_now(), error="a newer revision exists"
+            )
 
     def give_back(self, job_id: int, max_attempts: int, error: BaseException) -> None:
         """Return a job that broke to the queue, after a pause; end it after the last attempt.
@@ -161,12 +177,10 @@ class ResultStore:
         What is no fault of the job (disk full, database away) uses up no attempt: it is tried
         until it works, so a full disk over a weekend fails no study.
         """
-        blameless = isinstance(error, (OSError, SQLAlchemyError))
+        blameless = isinstance(error, _BLAMELESS)
         name = type(error).__name__
         with self._database.write() as session:
             job = held(session, job_id)
-            if job is None:
-                return
             if not blameless and job.attempts >= max_attempts:
                 _fail_instance(session, job)
                 advance(session, job, JobState.DEAD, finished_at=utc_now(), error=name)
@@ -183,21 +197,34 @@ class ResultStore:
                 error=name,
             )
 
-    def _write(self, products: Sequence[Product]) -> list[Stored]:
-        stored: list[Stored] = []
+    @contextmanager
+    def _written(self, products: Sequence[Product]) -> Iterator[Batch]:
+        """Write the files, and remove them again when their rows do not come to be.
+
+        A commit that fails may have happened all the same: then the files stay.
+        """
+        batch = Batch()
         try:
             for product in products:
                 key = new_key(product.suffix)
                 atomic_write(self._root / key, product.data)
-                stored.append(Stored(product, key))
-        except OSError:
-            self._remove(stored)
+                batch.stored.append(Stored(product, key))
+            yield batch
+        except BaseException:
+            if not batch.is_complete:
+                for each in batch.stored:
+                    (self._root / each.storage_key).unlink(missing_ok=True)
             raise
-        return stored
 
-    def _remove(self, stored: Sequence[Stored]) -> None:
-        for each in stored:
-            (self._root / each.storage_key).unlink(missing_ok=True)
+
+def _analyse_job(session: Session, job_id: int) -> tuple[Job, Instance]:
+    job = held(session, job_id)
+    return job, session.get_one(Instance, job.instance_id)
+
+
+def _report_job(session: Session, job_id: int) -> tuple[Job, Study]:
+    job = held(session, job_id)
+    return job, session.get_one(Study, job.study_id)
 
 
 def _fail_instance(session: Session, job: Job) -> None:

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from models.reasons import Reason
 from models.settings import Settings
-from worker.errors import AnalysisFailed, NotAnalysable
+from worker.errors import AnalysisFailed, DecoderStartError, NotAnalysable
 from worker.types import ChestImage, Orientation, Spacing, SpacingBasis
 
 _START_SECONDS: Final = 60.0
@@ -108,6 +108,8 @@ class Sandbox:
                     stream.close()
 
     def _ask(self, operation: str, path: Path) -> tuple[dict[str, Any], bytearray]:
+        with path.open("rb") as file:
+            file.read(1)  # a missing or unreadable file is no fault of the image: OSError
         request = json.dumps({"operation": operation, "path": str(path.absolute())})
         try:
             return self._exchange(request)
@@ -157,6 +159,10 @@ class Sandbox:
         )
         try:
             _read_description(self._child, time.monotonic() + _START_SECONDS)
+        except (_ChildDiedError, TimeoutError) as error:
+            self.close()
+            msg = "The decoder process does not start."
+            raise DecoderStartError(msg) from error
         except BaseException:
             self.close()
             raise

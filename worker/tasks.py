@@ -1,6 +1,8 @@
 """The two tasks: take an id, lease the row, do the work, write the outcome. Safe to repeat."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from models.states import ArtifactKind, InstanceState
 from worker.capture import display_png, overlay_png
 from worker.equipment import ObjectContext, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
-from worker.leases import claim, heartbeat
+from worker.leases import LeaseLostError, claim, heartbeat
 from worker.loading import LoadedModels
 from worker.pipeline import analyse_image
 from worker.report import ReportImage, build_report
@@ -51,11 +53,9 @@ class Runtime:
 
 def analyse(job_id: int, runtime: Runtime) -> None:
     """Analyse one instance and store SEG and pictures, or the reason why there are none."""
-    job = claim(runtime.database, job_id, runtime.settings.worker.lease_seconds)
-    if job is None:
-        log.info("job %d: not pending, message dropped", job_id)
-        return
-    with heartbeat(runtime.database, job_id, runtime.settings.worker.lease_seconds):
+    with _leased(job_id, runtime) as job:
+        if job is None:
+            return
         try:
             model = runtime.models.get(job.model_selector or "")
             result = analyse_image(
@@ -71,25 +71,38 @@ def analyse(job_id: int, runtime: Runtime) -> None:
         except SoftTimeLimitExceeded:
             reason = Reason.TIME_LIMIT
             _no_result(runtime, job_id, InstanceState.FAILED, reason, SENTENCES[reason])
-        except Exception as error:
-            log.exception("job %d: attempt %d broke", job_id, job.attempts)
-            runtime.store.give_back(job_id, runtime.settings.dispatch.max_attempts, error)
 
 
 def report(job_id: int, runtime: Runtime) -> None:
-    """Write the SR of one study revision."""
-    job = claim(runtime.database, job_id, runtime.settings.worker.lease_seconds)
+    """Write the SR of one study revision, unless a newer revision waits to be written."""
+    with _leased(job_id, runtime) as job:
+        if job is None or runtime.store.end_if_outdated(job_id):
+            return
+        analyses, product = _report_product(runtime, job)
+        runtime.store.store_report(job_id, analyses, product)
+        log.info("job %d: report over %d images", job_id, len(analyses))
+
+
+@contextmanager
+def _leased(job_id: int, runtime: Runtime) -> Iterator[Job | None]:
+    """Have the job while the block runs; what breaks in it gives the job back."""
+    lease_seconds = runtime.settings.worker.lease_seconds
+    job = claim(runtime.database, job_id, lease_seconds)
     if job is None:
         log.info("job %d: not pending, message dropped", job_id)
+        yield None
         return
-    with heartbeat(runtime.database, job_id, runtime.settings.worker.lease_seconds):
+    with heartbeat(runtime.database, job_id, lease_seconds):
         try:
-            analyses, product = _report_product(runtime, job)
-            runtime.store.store_report(job_id, analyses, product)
-            log.info("job %d: report over %d images", job_id, len(analyses))
-        except Exception as error:
-            log.exception("job %d: attempt %d broke", job_id, job.attempts)
-            runtime.store.give_back(job_id, runtime.settings.dispatch.max_attempts, error)
+            try:
+                yield job
+            except LeaseLostError:
+                raise
+            except Exception as error:
+                log.exception("job %d: attempt %d broke", job_id, job.attempts)
+                runtime.store.give_back(job_id, runtime.settings.dispatch.max_attempts, error)
+        except LeaseLostError:
+            log.warning("job %d: the lease was taken back, nothing stored", job_id)
 
 
 def _no_result(

@@ -34,6 +34,9 @@ class CStoreSender:
                 syntaxes[parcel] = str(read_file_meta_info(parcel.path).TransferSyntaxUID)
             except OSError as error:
                 message = f"the stored object cannot be read: {error.strerror}"
+                yield SendResult(parcel.delivery_id, Verdict.RETRY, error=message)
+            except Exception as error:  # noqa: BLE001  whatever is wrong with it, it is no DICOM file
+                message = f"the stored object is damaged ({type(error).__name__})"
                 yield SendResult(parcel.delivery_id, Verdict.REJECTED, error=message)
         if syntaxes:
             yield from self._send_readable(receiver, syntaxes)
@@ -46,7 +49,14 @@ class CStoreSender:
         # is not in (measured with Orthanc).
         for pair in sorted({(parcel.sop_class_uid, syntax) for parcel, syntax in syntaxes.items()}):
             ae.add_requested_context(*pair)
-        assoc = ae.associate(receiver.host, receiver.port, ae_title=receiver.ae_title)
+        try:
+            assoc = ae.associate(receiver.host, receiver.port, ae_title=receiver.ae_title)
+        except OSError as error:  # the name of the host does not resolve
+            message = f"{receiver.host} cannot be reached: {error.strerror}"
+            yield from (
+                SendResult(parcel.delivery_id, Verdict.RETRY, error=message) for parcel in syntaxes
+            )
+            return
         try:
             for parcel, syntax in syntaxes.items():
                 yield self._send_one(assoc, parcel, syntax)

@@ -58,11 +58,14 @@ def listen(
     """Start a listener; keyword arguments are settings of the section `dicom`."""
     with ExitStack() as stack:
 
-        def start(data_dir: Path | None = None, **dicom: Any) -> RunningListener:
+        def start(
+            data_dir: Path | None = None, objects: dict[str, Any] | None = None, **dicom: Any
+        ) -> RunningListener:
             settings = load_settings(
                 None,
                 data_dir=data_dir or tmp_path / "data",
                 database_url=database_url,
+                objects=objects,
                 dicom={"host": "127.0.0.1", "port": 0, "min_free_bytes": 0} | dicom,
             )
             database = stack.enter_context(open_database(database_url))

@@ -24,7 +24,7 @@ from models.base import utc_now
 from models.delivery import Delivery, Destination
 from models.result import Artifact, ReportedAnalysis
 from models.session import Database
-from models.settings import DeliverySettings, Settings, load_settings
+from models.settings import DeliverySettings, DestinationSettings, Settings, load_settings
 from models.states import ArtifactKind, DeliveryState, InstanceState
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -242,6 +242,42 @@ def test_a_result_that_comes_after_the_lease_was_lost_changes_nothing(bench: Ben
     assert bench.rows()["seg"].state is DeliveryState.SENDING
 
 
+@pytest.mark.parametrize("name", ["no.such.host.invalid", "256.256.256.256"])
+def test_a_host_that_does_not_resolve_is_an_attempt_with_a_reason(bench: Bench, name: str) -> None:
+    deliverer = bench.deliverer(104)
+    with bench.database.write() as session:
+        session.execute(update(Destination).values(host=name))
+    deliverer.step()
+    row = bench.rows()["seg"]
+    assert (row.state, row.attempts) == (DeliveryState.DUE, 1)
+    assert "cannot be reached" in (row.error or "")
+
+
+def test_one_damaged_object_keeps_no_other_back(bench: Bench, storage_scp: StoragePacs) -> None:
+    deliverer = bench.deliverer(storage_scp.port)
+    with bench.database.read() as session:
+        key = session.get_one(Artifact, bench.seg_id).storage_key
+    (bench.settings.artifact_dir / key).write_bytes(b"")
+    deliverer.step()
+    deliverer.step()
+    rows = bench.rows()
+    assert (rows["seg"].state, rows["sr"].state) == (DeliveryState.REJECTED, DeliveryState.SENT)
+    assert "damaged" in (rows["seg"].error or "")
+
+
+def test_a_sender_that_breaks_leaves_nothing_in_sending(bench: Bench) -> None:
+    class Broken:
+        def send(self, *_: object) -> Iterator[object]:
+            raise ZeroDivisionError
+            yield  # makes it a generator
+
+    deliverer = bench.deliverer(104)
+    deliverer._sender = Broken()
+    with pytest.raises(ZeroDivisionError):
+        deliverer.step()
+    assert {row.state for row in bench.rows().values()} == {DeliveryState.DUE}
+
+
 def test_two_deliverers_at_once_send_each_object_once(
     bench: Bench, storage_scp: StoragePacs
 ) -> None:
@@ -289,3 +325,17 @@ def test_destinations_follow_the_settings(database_url: str, tmp_path: Path) -> 
         with database.read() as session:
             rows = {row.name: row.enabled for row in session.scalars(select(Destination))}
     assert rows == {"A": False, "B": True, "C": True}
+
+
+def test_what_was_due_to_a_removed_destination_ends(bench: Bench) -> None:
+    bench.deliverer(104)
+    synchronise_destinations(bench.database, bench.settings)
+    assert {row.state for row in bench.rows().values()} == {DeliveryState.DEAD}
+
+
+def test_two_receivers_may_share_an_ae_title_but_not_a_name(tmp_path: Path) -> None:
+    parsed = [DestinationSettings.parse(f"PACS@10.0.0.{end}:104") for end in (1, 2)]
+    settings = load_settings(None, data_dir=tmp_path, destinations=parsed)
+    assert len({each.name for each in settings.destinations}) == 2
+    with pytest.raises(ValueError, match="must differ in their names"):
+        load_settings(None, data_dir=tmp_path, destinations=[parsed[0], parsed[0]])

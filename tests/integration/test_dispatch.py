@@ -1,5 +1,6 @@
 """Settling, reports, deliveries, leases and publishing: rows in, rows out, with a real broker."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -204,12 +205,15 @@ def test_a_late_image_that_is_not_analysed_makes_no_new_report(bench: Bench) -> 
 @pytest.mark.parametrize(
     ("sibling", "state", "reason"),
     [
-        (DX, InstanceState.NOT_ANALYSED, "for_processing_sibling"),
+        (InstanceState.ANALYSED, InstanceState.NOT_ANALYSED, "for_processing_sibling"),
+        (InstanceState.NOT_ANALYSED, InstanceState.QUEUED, None),  # e.g. a lateral
+        (InstanceState.FAILED, InstanceState.QUEUED, None),
+        (InstanceState.QUEUED, InstanceState.RECEIVED, None),  # not known yet: wait
         (None, InstanceState.QUEUED, None),
     ],
 )
-def test_for_processing_is_analysed_only_without_a_sibling(
-    bench: Bench, sibling: str | None, state: InstanceState, reason: str | None
+def test_for_processing_is_analysed_only_without_an_analysed_sibling(
+    bench: Bench, sibling: InstanceState | None, state: InstanceState, reason: str | None
 ) -> None:
     raw = add_instance(
         bench.database,
@@ -218,11 +222,29 @@ def test_for_processing_is_analysed_only_without_a_sibling(
         presentation_intent="FOR PROCESSING",
     )
     if sibling:
-        add_instance(bench.database, sop_class_uid=sibling, state=InstanceState.NOT_ANALYSED)
+        add_instance(bench.database, sop_class_uid=DX, state=sibling)
     bench.run()
     (row,) = bench.all(Instance, Instance.id == raw)
     assert (row.state, row.reason) == (state, reason)
-    assert len(bench.all(Job, Job.instance_id == raw)) == (0 if sibling else 1)
+    assert len(bench.all(Job, Job.instance_id == raw)) == (state is InstanceState.QUEUED)
+
+
+def test_an_image_that_arrives_while_a_study_settles_is_reported_too(
+    postgres_url: str, tmp_path: Path, redis_server: str
+) -> None:
+    """Intake holds the study's row; settling must wait for it and then see the new image."""
+    with _bench(postgres_url, tmp_path, redis_server) as bench:
+        _analysed(bench)
+        with bench.database.write() as intake:
+            study = intake.scalars(select(Study).with_for_update()).one()
+            study.last_received_at = utc_now() + timedelta(seconds=30)
+            intake.flush()
+            settling = threading.Thread(target=bench.dispatcher.step)
+            settling.start()
+            settling.join(1.0)
+            assert settling.is_alive()  # it waits for the lock
+        settling.join()
+        assert bench.study.state is StudyState.OPEN
 
 
 def test_an_expired_lease_is_taken_back_and_given_up_after_the_last_attempt(bench: Bench) -> None:

@@ -113,6 +113,10 @@ def _lose_report(node: Node) -> None:
         ),
         ("instances", lambda node: node.sql("DELETE FROM job")),
         ("instances", lambda node: node.sql("UPDATE job SET state = 'dead'")),
+        (
+            "settled studies",
+            lambda node: node.sql("UPDATE study SET state = 'settled', revision = 7"),
+        ),
         ("spool files", _lose_file),
         (
             "analysed instances",

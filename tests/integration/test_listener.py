@@ -9,53 +9,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from builders import DX_FOR_PROCESSING, chest_dataset
+from builders import chest_dataset
+from rows import count, instances, outcomes
 from senders import CR, associate, encoded, send_half, store, store_bytes
 from servers import wait_until
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
 from dicom_node.contexts import ACCEPTED
 from dicom_node.ledger import compute
 from dicom_node.recovery import recover_orphans
 from dicom_node.spool import Spool
-from models.audit import AuditAction, AuditEvent
-from models.identity import MANUFACTURER, NODE_MODEL_NAME
-from models.imaging import Instance, Study
+from models.audit import AuditAction
 from models.job import Job
-from models.session import Database
-from models.states import InstanceState, StudyState
+from models.states import InstanceState
 
 Listen = Callable[..., "RunningListener"]  # noqa: F821  a fixture of conftest.py
-
-
-def _instances(database: Database) -> list[Instance]:
-    with database.read() as session:
-        return list(session.scalars(select(Instance).order_by(Instance.id)))
-
-
-def _outcomes(database: Database, action: AuditAction) -> list[str]:
-    with database.read() as session:
-        query = select(AuditEvent.outcome).where(AuditEvent.action == action)
-        return list(session.scalars(query.order_by(AuditEvent.id)))
-
-
-def _count(database: Database, model: type) -> int:
-    with database.read() as session:
-        return session.scalar(select(func.count()).select_from(model)) or 0
 
 
 def test_success_means_bytes_rows_and_job(listen: Listen) -> None:
     node = listen()
     ds = chest_dataset(PatientID="P1")
     assert store(node.port, ds) == 0x0000
-    (instance,) = _instances(node.database)
+    (instance,) = instances(node.database)
     assert instance.state is InstanceState.QUEUED
     assert instance.data_set_sha256 == hashlib.sha256(encoded(ds)).hexdigest()
     assert [str(path.relative_to(node.settings.spool_dir)) for path in node.spooled] == [
         instance.storage_key
     ]
     assert node.spooled[0].read_bytes().endswith(encoded(ds))
-    assert _count(node.database, Job) == 1
+    assert count(node.database, Job) == 1
     assert node.incoming == []
 
 
@@ -63,9 +45,12 @@ def test_the_same_object_again_adds_nothing(listen: Listen) -> None:
     node = listen()
     for _ in range(3):
         assert store(node.port, chest_dataset(PatientID="P1")) == 0x0000
-    assert len(_instances(node.database)) == len(node.spooled) == _count(node.database, Job) == 1
-    outcomes = _outcomes(node.database, AuditAction.INSTANCE_STORED)
-    assert outcomes == ["stored", "duplicate", "duplicate"]
+    assert len(instances(node.database)) == len(node.spooled) == count(node.database, Job) == 1
+    assert outcomes(node.database, AuditAction.INSTANCE_STORED) == [
+        "stored",
+        "duplicate",
+        "duplicate",
+    ]
     assert all(line.balanced for line in compute(node.database, node.settings))
 
 
@@ -76,89 +61,7 @@ def test_eight_associations_with_the_same_object_make_one_row(listen: Listen) ->
             pool.map(lambda _: store(node.port, chest_dataset(PatientID="P1")), range(8))
         )
     assert answers == [0x0000] * 8
-    assert len(_instances(node.database)) == len(node.spooled) == _count(node.database, Job) == 1
-
-
-def test_the_same_uid_with_other_pixels_is_set_aside(listen: Listen) -> None:
-    node = listen()
-    ds = chest_dataset(PatientID="P1")
-    other = chest_dataset(PatientID="P1", pixels=ds.pixel_array[::-1])
-    assert store(node.port, ds) == store(node.port, other) == 0x0000
-    first, second = _instances(node.database)
-    assert first.state is InstanceState.QUEUED
-    assert (second.state, second.reason) == (InstanceState.QUARANTINED, "uid_conflict")
-    assert len(node.spooled) == 2
-    assert _count(node.database, Job) == 1
-    assert all(line.balanced for line in compute(node.database, node.settings))
-
-
-@pytest.mark.parametrize("patient_id", ["", "   ", None])
-def test_without_patient_id_it_is_stored_and_quarantined(
-    listen: Listen, patient_id: str | None
-) -> None:
-    node = listen()
-    assert store(node.port, chest_dataset(PatientID=patient_id)) == 0x0000
-    (instance,) = _instances(node.database)
-    assert (instance.state, instance.reason) == (InstanceState.QUARANTINED, "no_patient_id")
-    assert len(node.spooled) == 1
-    assert _count(node.database, Job) == 0
-
-
-def test_two_patients_in_one_study_the_second_is_quarantined(listen: Listen) -> None:
-    node = listen()
-    first = chest_dataset(PatientID="P1")
-    second = chest_dataset(
-        PatientID="P2", StudyInstanceUID=first.StudyInstanceUID, SOPInstanceUID="1.2.999"
-    )
-    assert store(node.port, first) == store(node.port, second) == 0x0000
-    one, two = _instances(node.database)
-    assert one.state is InstanceState.QUEUED
-    assert (two.state, two.reason) == (InstanceState.QUARANTINED, "patient_mismatch")
-    with node.database.read() as session:
-        assert session.scalars(select(Study.patient_id)).all() == ["P1"]
-
-
-def test_our_own_result_coming_back_is_recorded_and_dropped(listen: Listen) -> None:
-    node = listen()
-    own = chest_dataset(
-        PatientID="P1", Manufacturer=MANUFACTURER, ManufacturerModelName=NODE_MODEL_NAME
-    )
-    assert store(node.port, own) == 0x0000
-    assert _instances(node.database) == node.spooled == []
-    assert _outcomes(node.database, AuditAction.INSTANCE_STORED) == ["own_result"]
-    assert all(line.balanced for line in compute(node.database, node.settings))
-
-
-def test_for_processing_waits_without_a_job(listen: Listen) -> None:
-    node = listen()
-    raw = chest_dataset(
-        PatientID="P1", SOPClassUID=DX_FOR_PROCESSING, PresentationIntentType="FOR PROCESSING"
-    )
-    assert store(node.port, raw) == 0x0000
-    assert [row.state for row in _instances(node.database)] == [InstanceState.RECEIVED]
-    assert _count(node.database, Job) == 0
-
-
-def test_another_class_is_kept_and_says_why_it_is_not_analysed(listen: Listen) -> None:
-    node = listen()
-    capture = chest_dataset(PatientID="P1", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
-    assert store(node.port, capture) == 0x0000
-    (instance,) = _instances(node.database)
-    assert (instance.state, instance.reason) == (InstanceState.NOT_ANALYSED, "sop_class")
-
-
-def test_a_late_image_opens_the_study_again(listen: Listen) -> None:
-    node = listen()
-    first = chest_dataset(PatientID="P1")
-    assert store(node.port, first) == 0x0000
-    with node.database.write() as session:
-        session.execute(text("UPDATE study SET state = 'delivered'"))
-    late = chest_dataset(
-        PatientID="P1", StudyInstanceUID=first.StudyInstanceUID, SOPInstanceUID="1.2.999"
-    )
-    assert store(node.port, late) == 0x0000
-    with node.database.read() as session:
-        assert session.scalars(select(Study.state)).all() == [StudyState.OPEN]
+    assert len(instances(node.database)) == len(node.spooled) == count(node.database, Job) == 1
 
 
 @pytest.mark.parametrize(
@@ -182,9 +85,9 @@ def test_a_data_set_that_is_not_what_the_command_said_is_refused(
         answer = store_bytes(assoc, CR, str(told.SOPInstanceUID), encoded(sent))
         assert answer == status
         assert assoc.send_c_store(told).Status == 0x0000  # the association lives on
-    assert len(_instances(node.database)) == len(node.spooled) == 1
+    assert len(instances(node.database)) == len(node.spooled) == 1
     assert node.incoming == []
-    assert len(_outcomes(node.database, AuditAction.INSTANCE_REFUSED)) == 1
+    assert len(outcomes(node.database, AuditAction.INSTANCE_REFUSED)) == 1
 
 
 @pytest.mark.parametrize(
@@ -196,7 +99,7 @@ def test_garbage_is_not_understood(listen: Listen, garbage: bytes) -> None:
     with associate(node.port) as assoc:
         assert store_bytes(assoc, CR, "1.2.3", garbage) == 0xC000
         assert assoc.is_established
-    assert _instances(node.database) == node.spooled == node.incoming == []
+    assert instances(node.database) == node.spooled == node.incoming == []
 
 
 def test_a_database_that_cannot_be_written_asks_the_sender_to_try_again(listen: Listen) -> None:
@@ -207,13 +110,13 @@ def test_a_database_that_cannot_be_written_asks_the_sender_to_try_again(listen: 
     assert store(node.port, ds) == 0xA700
     with node.database.write() as session:
         session.execute(text("ALTER TABLE away RENAME TO audit_event"))
-    assert _instances(node.database) == []
+    assert instances(node.database) == []
     assert store(node.port, ds) == 0x0000
     # The first try's file has no row: the sweep finds a duplicate and removes it.
     assert len(node.spooled) == 2
     spool = Spool(node.settings.spool_dir, 0)
     assert recover_orphans(node.database, node.settings, spool, 0.0) == 1
-    assert len(_instances(node.database)) == len(node.spooled) == 1
+    assert len(instances(node.database)) == len(node.spooled) == 1
     assert all(line.balanced for line in compute(node.database, node.settings))
 
 
@@ -232,8 +135,8 @@ def test_a_file_whose_listener_died_before_the_commit_is_recovered(listen: Liste
     os.utime(node.spooled[0])
     assert recover_orphans(node.database, node.settings, spool, 3600.0) == 0  # may be in flight
     assert recover_orphans(node.database, node.settings, spool, 0.0) == 1
-    assert [row.state for row in _instances(node.database)] == [InstanceState.QUEUED]
-    assert _outcomes(node.database, AuditAction.INSTANCE_RECOVERED) == ["stored"]
+    assert [row.state for row in instances(node.database)] == [InstanceState.QUEUED]
+    assert outcomes(node.database, AuditAction.INSTANCE_RECOVERED) == ["stored"]
     assert all(line.balanced for line in compute(node.database, node.settings))
 
 
@@ -244,7 +147,7 @@ def test_below_the_floor_associations_are_rejected_as_congested(listen: Listen) 
         answer = assoc.acceptor.primitive
         assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)
     wait_until(
-        lambda: _outcomes(node.database, AuditAction.ASSOCIATION_REJECTED) == ["congested"],
+        lambda: outcomes(node.database, AuditAction.ASSOCIATION_REJECTED) == ["congested"],
         10,
         "the audit event",
     )
@@ -265,7 +168,7 @@ def test_unknown_ae_titles_are_rejected_and_audited(
         answer = assoc.acceptor.primitive
         assert (answer.result, answer.result_source, answer.diagnostic) == reason
     wait_until(
-        lambda: _outcomes(node.database, AuditAction.ASSOCIATION_REJECTED) == ["refused"],
+        lambda: outcomes(node.database, AuditAction.ASSOCIATION_REJECTED) == ["refused"],
         10,
         "the audit event",
     )
@@ -275,7 +178,7 @@ def test_an_ae_that_may_not_store_is_told_so(listen: Listen) -> None:
     node = listen(store_calling_aets=["FRIEND"])
     assert store(node.port, chest_dataset(PatientID="P1")) == 0x0124
     assert store(node.port, chest_dataset(PatientID="P1"), calling="FRIEND") == 0x0000
-    assert len(_instances(node.database)) == len(node.spooled) == 1
+    assert len(instances(node.database)) == len(node.spooled) == 1
 
 
 def test_an_abort_in_the_middle_of_a_data_set_leaves_nothing(listen: Listen) -> None:
@@ -295,7 +198,7 @@ def test_a_sender_that_falls_silent_in_a_data_set_is_dropped(listen: Listen) -> 
         send_half(assoc, encoded(chest_dataset(PatientID="P1")))
         wait_until(lambda: assoc.is_aborted, 20, "the listener to abort")
     wait_until(lambda: node.incoming == [], 10, "the half file to go")
-    assert _instances(node.database) == []
+    assert instances(node.database) == []
 
 
 def test_probes_that_connect_and_say_nothing_block_nobody(listen: Listen) -> None:

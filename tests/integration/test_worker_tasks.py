@@ -207,13 +207,51 @@ def test_a_disk_that_fills_between_two_files_leaves_none(
     assert _files(runtime.settings) == before
 
 
-def test_a_missing_spool_file_is_no_result(runtime: tasks.Runtime, job: Callable[..., int]) -> None:
+def test_a_missing_spool_file_is_not_blamed_on_the_image(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
     job_id = job()
     for path in runtime.settings.spool_dir.glob("??/*.dcm"):
         path.unlink()
     tasks.analyse(job_id, runtime)
-    assert _one(runtime, Instance).state is not InstanceState.ANALYSED
-    assert _rows(runtime, Analysis) == []
+    assert _one(runtime, Instance).state is InstanceState.QUEUED
+    assert (_one(runtime, Job).state, _one(runtime, Job).attempts) == (JobState.PENDING, 0)
+
+
+def test_rows_that_are_refused_leave_no_files_and_use_up_attempts(
+    runtime: tasks.Runtime, job: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _files(runtime.settings)
+    job_id = job()
+    monkeypatch.setattr(results, "_provenance", lambda _: {"not": object()})  # no JSON
+    for attempt in (1, 2):
+        tasks.analyse(job_id, runtime)
+        assert _one(runtime, Job).attempts == attempt
+    tasks.analyse(job_id, runtime)
+    assert _one(runtime, Job).state is JobState.DEAD
+    assert _files(runtime.settings) == before
+
+
+def test_an_impossible_spacing_costs_the_areas_not_the_report(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    tasks.analyse(job(ImagerPixelSpacing=[1e200, 1e200], PixelSpacing=None), runtime)
+    assert _one(runtime, Analysis).lung_area_mm2_total is None
+    tasks.report(_report_job(runtime, 1), runtime)
+    assert ArtifactKind.SR in {row.kind for row in _rows(runtime, Artifact)}
+
+
+def test_a_report_that_a_newer_revision_overtook_is_not_made(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    tasks.analyse(job(), runtime)
+    first, second = _report_job(runtime, 1), _report_job(runtime, 2)
+    with runtime.database.write() as session:
+        session.execute(update(Study).values(revision=2))
+    for job_id in (first, second):
+        tasks.report(job_id, runtime)
+    reports = [row for row in _rows(runtime, Artifact) if row.kind is ArtifactKind.SR]
+    assert [row.revision for row in reports] == [2]
 
 
 def test_a_lease_is_renewed_while_the_work_runs(

@@ -44,4 +44,9 @@ def test_own_objects_are_known(
     root: str,
     own: bool,  # noqa: FBT001  a table
 ) -> None:
-    assert is_own_object(manufacturer, model, uid, root) is own
+    seg = "1.2.840.10008.5.1.4.1.1.66.4"
+    assert is_own_object(manufacturer, model, seg, uid, root) is own
+
+
+def test_a_radiograph_below_the_configured_root_is_not_ours() -> None:
+    assert not is_own_object("", "", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", "1.2")
