@@ -294,6 +294,27 @@ def results(
 
 @cli.command()
 @_common
+@click.option("--all", "everything", is_flag=True, help="Every rejected or dead delivery.")
+@click.argument("delivery_id", type=int, required=False)
+def retry(
+    config: Path | None,
+    data_dir: Path | None,
+    delivery_id: int | None,
+    everything: bool,  # noqa: FBT001  a flag of the command line
+) -> None:
+    """Send again what was rejected or given up: one delivery by its id, or all."""
+    from dicom_node import delivery
+
+    if everything == (delivery_id is not None):
+        msg = "name one delivery (its id stands in `results --json`), or use --all"
+        raise click.UsageError(msg)
+    number = delivery.retry(_database(_settings(config, data_dir)), delivery_id)
+    click.echo(f"{number} due again")
+    sys.exit(0 if number or everything else 1)
+
+
+@cli.command()
+@_common
 @click.option(
     "--input", "input_dir", type=click.Path(path_type=Path, exists=True), help="Your files."
 )

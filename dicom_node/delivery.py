@@ -210,6 +210,21 @@ def _end_deliveries(session: Session, destination: Destination) -> None:
         advance(session, delivery, DeliveryState.DEAD, error="the destination was removed")
 
 
+def retry(database: Database, delivery_id: int | None = None) -> int:
+    """Make a rejected or dead delivery due again (None: all of them); return how many it were."""
+    query = select(Delivery).where(
+        Delivery.state.in_((DeliveryState.REJECTED, DeliveryState.DEAD)),
+        Delivery.destination_id.in_(select(Destination.id).where(Destination.enabled)),
+    )
+    if delivery_id is not None:
+        query = query.where(Delivery.id == delivery_id)
+    with database.write() as session:
+        return sum(
+            advance(session, delivery, DeliveryState.DUE, attempts=0, next_attempt_at=utc_now())
+            for delivery in session.scalars(query).all()
+        )
+
+
 def run(settings: Settings, database: Database, stop: threading.Event) -> None:
     """Deliver to every enabled destination until `stop` is set."""
     sender = CStoreSender(

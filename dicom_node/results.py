@@ -139,6 +139,7 @@ def _deliveries(session: Session, artifact: Artifact) -> list[dict[str, Any]]:
     )
     return [
         {
+            "id": delivery.id,
             "destination": destination.name,
             "state": delivery.state.value,
             "status": delivery.status,

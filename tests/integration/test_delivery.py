@@ -16,7 +16,7 @@ from rows import add_analysis, add_destination, add_instance, open_database, ran
 from servers import free_port
 from sqlalchemy import select, update
 
-from dicom_node.delivery import Deliverer, backoff, synchronise_destinations
+from dicom_node.delivery import Deliverer, backoff, retry, synchronise_destinations
 from dicom_node.demo.pacs import StoragePacs
 from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction, AuditEvent
@@ -325,6 +325,20 @@ def test_destinations_follow_the_settings(database_url: str, tmp_path: Path) -> 
         with database.read() as session:
             rows = {row.name: row.enabled for row in session.scalars(select(Destination))}
     assert rows == {"A": False, "B": True, "C": True}
+
+
+def test_what_was_refused_is_sent_again_on_demand(bench: Bench, storage_scp: StoragePacs) -> None:
+    deliverer = bench.deliverer(storage_scp.port)
+    refused = bench.rows()["seg"].id
+    with bench.database.write() as session:
+        values = {"state": DeliveryState.REJECTED, "attempts": 1}
+        session.execute(update(Delivery).values(**values))
+    assert retry(bench.database, refused + 1000) == 0
+    assert retry(bench.database, refused) == 1
+    assert retry(bench.database) == 1  # the report
+    deliverer.step()
+    deliverer.step()
+    assert {row.state for row in bench.rows().values()} == {DeliveryState.SENT}
 
 
 def test_what_was_due_to_a_removed_destination_ends(bench: Bench) -> None:
