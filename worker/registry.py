@@ -58,6 +58,7 @@ class Metadata(_Section):
     labels: tuple[str, ...]
     licence: str
     data_manifest_sha256: str
+    training: list[dict[str, Any]]
     metrics: dict[str, Any]
 
 

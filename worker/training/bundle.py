@@ -26,10 +26,11 @@ class Recipe:
     network: dict[str, Any]
     input_size: int
     data_manifest_sha256: str
-    training: dict[str, Any]
+    training: list[dict[str, Any]]
     picture_licences: dict[str, int]
     lung_threshold: float = 0.5
     opacity_threshold: float = 0.5
+    mirrored: bool = False
 
 
 def write_bundle(folder: Path, network: torch.nn.Module, recipe: Recipe) -> Bundle:
@@ -77,6 +78,7 @@ def _metadata(recipe: Recipe, weights_sha256: str, parameters: int) -> dict[str,
         "network": recipe.network,
         "parameters": parameters,
         "threshold": {"lung": recipe.lung_threshold, "opacity": recipe.opacity_threshold},
+        "mirrored": recipe.mirrored,
         "labels": list(LABELS),
         "lung_definition": "aerated lung fields including the region behind the heart",
         "data_manifest_sha256": recipe.data_manifest_sha256,

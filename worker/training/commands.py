@@ -14,6 +14,7 @@ import click
 from worker.errors import BundleError
 from worker.registry import Bundle, installed_bundles
 
+_SHARE = (click.Choice(["gb", "v7", "phantom", "normal"]), click.IntRange(min=1))
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -22,9 +23,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--out", type=_FOLDER, required=True, help="Folder that receives NAME/, a bundle.")
 @click.option("--name", default="unet", show_default=True, help="Name of the model.")
 @click.option("--model-version", default="1.0.0", show_default=True, help="Its version.")
-@click.option("--steps", type=click.IntRange(min=1), default=5500, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=2800, show_default=True)
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End by the clock.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-3)
+@click.option("--phantoms", type=click.IntRange(min=0), default=400, show_default=True)
+@click.option("--share", "shares", type=_SHARE, multiple=True, help="KIND N: cases per batch.")
+@click.option("--start", type=_FOLDER, help="Bundle folder to go on from.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.")
 def train(  # noqa: PLR0913  one argument per option
     *,
@@ -35,11 +40,15 @@ def train(  # noqa: PLR0913  one argument per option
     steps: int,
     minutes: float | None,
     seed: int,
+    learning_rate: float,
+    phantoms: int,
+    shares: tuple[tuple[str, int], ...],
+    start: Path | None,
     threads: int | None,
 ) -> None:
     """Train a model on labelled radiographs and phantoms; write and measure its bundle."""
     from worker.training.datasets import data_folder  # noqa: PLC0415  needs torch
-    from worker.training.train import TrainConfig  # noqa: PLC0415  needs torch
+    from worker.training.train import SHARES, TrainConfig  # noqa: PLC0415  needs torch
     from worker.training.train import train as run  # noqa: PLC0415  needs torch
 
     try:
@@ -54,6 +63,10 @@ def train(  # noqa: PLR0913  one argument per option
         steps=steps,
         minutes=minutes,
         seed=seed,
+        learning_rate=learning_rate,
+        phantoms=phantoms,
+        shares=shares or SHARES,
+        start=start,
         threads=threads,
     )
     bundle = run(config)

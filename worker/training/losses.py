@@ -11,8 +11,10 @@ def segmentation_loss(
 ) -> torch.Tensor:
     """Binary cross-entropy plus batch Dice over the supervised pixels; a scalar.
 
-    All three are (batch, channels, rows, columns); `targets` and `supervised` are 0..1. Dice is
-    taken per channel over the whole batch, so that a case without opacity does not weigh like one.
+    All three are (batch, channels, rows, columns); `targets` are 0..1, `supervised` is the weight
+    of a pixel, 0 where nobody judged. Dice is taken per channel over the whole batch, so that a
+    case without opacity does not weigh like one. A weight above 1 counts twice in the overlap, so
+    the loss of a perfect answer may lie below zero: it then favours recall.
     """
     logits = logits.float()
     entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")

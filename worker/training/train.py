@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import torch
 from rich.progress import Progress
+from safetensors.torch import load_file
 
 from worker.inference import Segmenter
 from worker.network import build_network, channels_last
-from worker.registry import Bundle
+from worker.registry import Bundle, read_bundle
 from worker.training.augment import Batch, augment, pick
 from worker.training.bundle import Recipe, write_bundle, write_metrics
 from worker.training.datasets import (
@@ -33,6 +34,7 @@ from worker.training.datasets import (
 from worker.training.evaluate import measure, segment_with
 from worker.training.losses import segmentation_loss
 
+SHARES: Final = (("gb", 3), ("v7", 3), ("phantom", 1), ("normal", 1))
 PHANTOM_TRAINING_SEED: Final = 1_000_000  # seeds below are for tests, demos and figures
 _EMA_DECAY: Final = 0.999
 _EMA_WARM_UP: Final = 100
@@ -44,6 +46,9 @@ _WRITE_EVERY: Final = 200
 class TrainConfig:
     """Everything that decides a training run.
 
+    `missed_cost` is what a missed opacity pixel of a real radiograph costs beside a false one: with
+    normals and phantoms in the batch, equal costs gave precision 0.86 and recall 0.58.
+    `start` is a bundle folder whose weights are the beginning, for a second stage.
     `minutes` ends a run early by the clock, with the learning rate following; a run ended so is not
     repeatable. `shares` is how many cases of each kind stand in every batch.
     """
@@ -52,16 +57,18 @@ class TrainConfig:
     out: Path
     name: str = "unet"
     version: str = "1.0.0"
-    steps: int = 5500
+    steps: int = 2800
     minutes: float | None = None
     seed: int = 0
     size: int = 256
     learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-2
+    missed_cost: float = 2.0
     phantoms: int = 400
     threads: int | None = None
-    network: dict[str, Any] = field(default_factory=lambda: {"name": "unet"})
-    shares: tuple[tuple[str, int], ...] = (("gb", 3), ("v7", 3), ("phantom", 1), ("normal", 1))
+    start: Path | None = None
+    network: dict[str, Any] = field(default_factory=lambda: {"name": "unet", "dropout": 0.15})
+    shares: tuple[tuple[str, int], ...] = SHARES
 
 
 @dataclass(frozen=True)
@@ -90,21 +97,30 @@ def train(config: TrainConfig) -> Bundle:
         input_size=config.size,
         data_manifest_sha256=manifest_sha256(config.data) if config.data else "",
         picture_licences=licence_counts(config.data) if config.data else {},
-        training={
-            "steps": trained.steps,
-            "seed": config.seed,
-            "batch": sum(share for _, share in config.shares),
-            "learning_rate": config.learning_rate,
-            "phantoms": config.phantoms,
-            "minutes": round(trained.seconds / 60, 1),
-            "cut_by_clock": config.minutes is not None and trained.steps < config.steps,
-        },
+        training=_stages(config, trained),
     )
     bundle = write_bundle(folder, trained.network, recipe)
     if config.data is None:
         return bundle
     segmenter = Segmenter.load(bundle, "cpu")
     return write_metrics(folder, measure(segment_with(segmenter), config.data))
+
+
+def _stages(config: TrainConfig, trained: Trained) -> list[dict[str, Any]]:
+    """Return what the metadata says of this run and of those it went on from."""
+    earlier = read_bundle(config.start).metadata.training if config.start else []
+    stage = {
+        "steps": trained.steps,
+        "seed": config.seed,
+        "shares": dict(config.shares),
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "missed_cost": config.missed_cost,
+        "phantoms": config.phantoms,
+        "minutes": round(trained.seconds / 60, 1),
+        "cut_by_clock": config.minutes is not None and trained.steps < config.steps,
+    }
+    return [*earlier, stage]
 
 
 def load_kinds(config: TrainConfig) -> dict[str, Samples]:
@@ -134,7 +150,7 @@ def fit_network(config: TrainConfig, kinds: dict[str, Samples], log: Path | None
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    network = channels_last(build_network(config.network)).train()
+    network = channels_last(_initial(config)).train()
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -159,14 +175,29 @@ def fit_network(config: TrainConfig, kinds: dict[str, Samples], log: Path | None
     return Trained(average.eval(), len(losses), time.monotonic() - started, tuple(losses))
 
 
+def _initial(config: TrainConfig) -> torch.nn.Module:
+    network = build_network(config.network)
+    if config.start is not None:
+        network.load_state_dict(load_file(read_bundle(config.start).weights))
+    return network
+
+
 def _batches(config: TrainConfig, kinds: dict[str, Samples]) -> Iterator[Batch]:
     shares = [(kinds[name], share) for name, share in config.shares if name in kinds]
     if not shares:
         msg = "no training cases of the kinds named in the shares"
         raise ValueError(msg)
+    costs = [
+        torch.full((share,), config.missed_cost if name == "gb" else 1.0)
+        for name, share in config.shares
+        if name in kinds
+    ]
+    missed = torch.cat(costs).view(-1, 1, 1)
     generator = torch.Generator().manual_seed(config.seed)
     while True:
-        yield augment(torch.cat([pick(*share, generator) for share in shares]), generator)
+        batch = augment(torch.cat([pick(*share, generator) for share in shares]), generator)
+        batch.supervised[:, 2] *= 1.0 + (missed - 1.0) * batch.targets[:, 2]
+        yield batch
 
 
 def _done(config: TrainConfig, step: int, seconds: float) -> float:

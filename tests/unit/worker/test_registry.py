@@ -20,7 +20,7 @@ SMALL = {"name": "unet", "channels": [4, 8], "strides": [2], "num_res_units": 0}
 
 @pytest.fixture
 def bundles(tmp_path: Path) -> Path:
-    recipe = Recipe("tiny", "0.1.0", SMALL, 64, "0" * 64, {"steps": 0}, {"CC BY": 1})
+    recipe = Recipe("tiny", "0.1.0", SMALL, 64, "0" * 64, [], {"CC BY": 1})
     write_bundle(tmp_path / "tiny", build_network(SMALL), recipe)
     return tmp_path
 
@@ -40,7 +40,7 @@ def test_a_written_bundle_is_found_and_loads(bundles: Path) -> None:
 
 
 def test_the_folder_searched_first_wins(bundles: Path) -> None:
-    recipe = Recipe("unet", "9.9.9", SMALL, 64, "0" * 64, {}, {})
+    recipe = Recipe("unet", "9.9.9", SMALL, 64, "0" * 64, [], {})
     write_bundle(bundles / "unet", build_network(SMALL), recipe)
     assert find_bundle("unet", [bundles]).identity.version == "9.9.9"
     assert find_bundle("unet").identity.version != "9.9.9"
