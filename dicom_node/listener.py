@@ -65,12 +65,15 @@ class Listener:
         if not isinstance(server, ThreadedAssociationServer):  # pragma: no cover  block=False
             raise TypeError
         self._server = server
+        self._stopped = False
         self.port: int = server.server_address[1]
 
     def stop(self) -> None:
-        """Stop accepting, let running associations finish for a while, then close."""
-        if self._server.socket is not None:
-            self._server.socket.close()
+        """Stop accepting, let running associations finish for a while, then close. Once is enough."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._server.shutdown()  # ends the accept loop and closes its socket; associations go on
         deadline = time.monotonic() + _DRAIN_SECONDS
         while self._server.active_associations and time.monotonic() < deadline:
             time.sleep(0.05)

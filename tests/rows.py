@@ -11,12 +11,13 @@ from models.audit import AuditAction, AuditEvent
 from models.delivery import Destination
 from models.imaging import Instance, Series, Study
 from models.job import Job
-from models.result import Analysis, Artifact, ModelVersion
+from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis
 from models.session import Database
 from models.states import ArtifactKind, InstanceState, JobKind, JobState
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
 
 
 @contextmanager
@@ -109,6 +110,34 @@ def add_analysis(database: Database, instance_id: int, percent: float = 12.5) ->
         session.add(segmentation)
         session.flush()
         return analysis.id, segmentation.id
+
+
+def add_report(
+    database: Database,
+    analysis_ids: list[int],
+    *,
+    study_id: int = 1,
+    revision: int = 1,
+    storage_key: str | None = None,
+) -> int:
+    """Add the SR of a study revision over these analyses and return the artifact's id."""
+    with database.write() as session:
+        report = Artifact(
+            kind=ArtifactKind.SR,
+            study_id=study_id,
+            revision=revision,
+            sop_class_uid=SR,
+            sop_instance_uid=random_uid(),
+            storage_key=storage_key or secrets.token_hex(16),
+            sha256="0" * 64,
+            size_bytes=1,
+        )
+        session.add(report)
+        session.flush()
+        session.add_all(
+            ReportedAnalysis(artifact_id=report.id, analysis_id=each) for each in analysis_ids
+        )
+        return report.id
 
 
 def _numbers(percent: float) -> dict[str, float | int]:

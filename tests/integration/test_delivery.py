@@ -12,7 +12,7 @@ import pytest
 from builders import chest_dataset, write_part10
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
-from rows import add_analysis, add_destination, add_instance, open_database, random_uid
+from rows import SEG, SR, add_analysis, add_destination, add_instance, add_report, open_database
 from servers import free_port
 from sqlalchemy import select, update
 
@@ -22,13 +22,10 @@ from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.delivery import Delivery, Destination
-from models.result import Artifact, ReportedAnalysis
+from models.result import Artifact
 from models.session import Database
 from models.settings import DeliverySettings, DestinationSettings, Settings, load_settings
-from models.states import ArtifactKind, DeliveryState, InstanceState
-
-SEG = "1.2.840.10008.5.1.4.1.1.66.4"
-SR = "1.2.840.10008.5.1.4.1.1.88.34"
+from models.states import DeliveryState, InstanceState
 
 
 class Bench:
@@ -39,21 +36,8 @@ class Bench:
         self.settings = settings
         instance = add_instance(database, state=InstanceState.ANALYSED)
         analysis, self.seg_id = add_analysis(database, instance)
-        with database.write() as session:
-            report = Artifact(
-                kind=ArtifactKind.SR,
-                study_id=1,
-                revision=1,
-                sop_class_uid=SR,
-                sop_instance_uid=random_uid(),
-                storage_key=random_uid(),
-                sha256="0" * 64,
-                size_bytes=1,
-            )
-            session.add(report)
-            session.flush()
-            session.add(ReportedAnalysis(artifact_id=report.id, analysis_id=analysis))
-            self.sr_id = report.id
+        self.sr_id = add_report(database, [analysis])
+        with database.read() as session:
             for artifact in session.scalars(select(Artifact)):
                 ds = chest_dataset(
                     SOPClassUID=artifact.sop_class_uid, SOPInstanceUID=artifact.sop_instance_uid

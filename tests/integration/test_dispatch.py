@@ -13,8 +13,8 @@ from rows import (
     add_destination,
     add_instance,
     add_job,
+    add_report,
     open_database,
-    random_uid,
 )
 from sqlalchemy import select, update
 
@@ -26,11 +26,9 @@ from models.delivery import Delivery
 from models.imaging import Instance, Study
 from models.job import Job
 from models.messages import QUEUE_ANALYSE
-from models.result import Artifact, ReportedAnalysis
 from models.session import Database
 from models.settings import load_settings
 from models.states import (
-    ArtifactKind,
     DeliveryState,
     InstanceState,
     JobKind,
@@ -74,23 +72,9 @@ class Bench:
     def finish_report(self, analysis_ids: list[int]) -> int:
         """Do the worker's part of the open report job; return the SR's artifact id."""
         (job,) = self.all(Job, Job.kind == JobKind.REPORT, Job.state == JobState.PENDING)
-        with self.database.write() as session:
-            artifact = Artifact(
-                kind=ArtifactKind.SR,
-                study_id=job.study_id,
-                revision=job.revision,
-                sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
-                sop_instance_uid=random_uid(),
-                storage_key=random_uid(),
-                sha256="0" * 64,
-                size_bytes=1,
-            )
-            session.add(artifact)
-            session.flush()
-            session.add_all(
-                ReportedAnalysis(artifact_id=artifact.id, analysis_id=each) for each in analysis_ids
-            )
-            sr_id = artifact.id
+        sr_id = add_report(
+            self.database, analysis_ids, study_id=job.study_id, revision=job.revision
+        )
         self.set(Job, job.id, state=JobState.DONE)
         return sr_id
 

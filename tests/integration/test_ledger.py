@@ -6,19 +6,24 @@ from pathlib import Path
 import pytest
 from builders import chest_dataset, write_part10
 from pydicom.dataset import Dataset
-from rows import add_analysis, add_instance, add_job, open_database, random_uid
+from rows import (
+    SR,
+    add_analysis,
+    add_instance,
+    add_job,
+    add_report,
+    open_database,
+    random_uid,
+)
 from sqlalchemy import text
 
 from dicom_node.ledger import Line, compute
 from models.audit import AuditAction, record
 from models.delivery import Delivery, Destination
 from models.files import atomic_write
-from models.result import Artifact, ReportedAnalysis
 from models.session import Database
 from models.settings import Settings, load_settings
-from models.states import ArtifactKind, InstanceState, StoreOutcome
-
-SR = "1.2.840.10008.5.1.4.1.1.88.34"
+from models.states import InstanceState, StoreOutcome
 
 
 class Node:
@@ -40,21 +45,11 @@ class Node:
         add_job(database, waiting)
         analysis, segmentation = add_analysis(database, analysed)
         write_part10(settings.artifact_dir / "00/sr.dcm", _document(instance_uid))
+        report = add_report(database, [analysis], storage_key="00/sr.dcm")
         with database.write() as session:
-            report = Artifact(
-                kind=ArtifactKind.SR,
-                study_id=1,
-                revision=1,
-                sop_class_uid=SR,
-                sop_instance_uid=random_uid(),
-                storage_key="00/sr.dcm",
-                sha256="0" * 64,
-                size_bytes=1,
-            )
-            session.add_all([report, Destination(name="A", ae_title="A", host="h", port=1)])
+            session.add(Destination(name="A", ae_title="A", host="h", port=1))
             session.flush()
-            session.add(ReportedAnalysis(artifact_id=report.id, analysis_id=analysis))
-            for artifact in (report.id, segmentation):
+            for artifact in (report, segmentation):
                 session.add(Delivery(artifact_id=artifact, destination_id=1))
             planned = {"artifacts": 2, "deliveries": 2}
             record(session, AuditAction.DELIVERIES_PLANNED, "planned", details=planned)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +191,24 @@ def test_an_abort_in_the_middle_of_a_data_set_leaves_nothing(listen: Listen) -> 
     wait_until(lambda: node.incoming == [], 10, "the half file to go")
     assert len(node.listener.reception) == 0
     assert store(node.port, chest_dataset(PatientID="P1")) == 0x0000
+
+
+def test_stopping_lets_a_running_association_finish_and_takes_no_new_one(listen: Listen) -> None:
+    node = listen()
+    with associate(node.port) as assoc:
+        stopping = threading.Thread(target=node.listener.stop)
+        stopping.start()
+        wait_until(lambda: not _accepts(node.port), 10, "the port to close")
+        assert assoc.send_c_store(chest_dataset(PatientID="P1")).Status == 0x0000
+        assoc.release()
+        stopping.join(10)
+        assert not stopping.is_alive()
+    assert len(node.spooled) == 1
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_sender_that_falls_silent_in_a_data_set_is_dropped(listen: Listen) -> None:
