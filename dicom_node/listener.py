@@ -69,7 +69,7 @@ class Listener:
         self.port: int = server.server_address[1]
 
     def stop(self) -> None:
-        """Stop accepting, let running associations finish for a while, then close. Once is enough."""
+        """Stop accepting, let running associations finish for a while, then close."""
         if self._stopped:
             return
         self._stopped = True
