@@ -38,7 +38,7 @@ class RunningListener:
         return list((self.settings.spool_dir / "incoming").iterdir())
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _global_settings() -> Iterator[None]:
     """Put back what a listener sets for its whole process."""
     values = pydicom.config.settings
@@ -52,9 +52,7 @@ def _global_settings() -> Iterator[None]:
 
 
 @pytest.fixture
-def listen(
-    tmp_path: Path, database_url: str, _global_settings: None
-) -> Iterator[Callable[..., RunningListener]]:
+def listen(tmp_path: Path, database_url: str) -> Iterator[Callable[..., RunningListener]]:
     """Start a listener; keyword arguments are settings of the section `dicom`."""
     with ExitStack() as stack:
 

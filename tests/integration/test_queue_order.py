@@ -48,6 +48,7 @@ def _add_jobs(database: Database, queue: JobQueue) -> dict[int, str]:
 
 
 def test_urgent_first_reports_last(tmp_path: Path, redis_server: str) -> None:
+    redis_server = redis_server.removesuffix("/0") + "/7"  # queues that no other test fills
     settings = load_settings(None, data_dir=tmp_path / "data", broker_url=redis_server)
     queue = JobQueue(redis_server)
     environment = os.environ | {

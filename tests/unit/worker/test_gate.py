@@ -52,7 +52,10 @@ REFUSED: list[tuple[dict[str, Any], Reason]] = [
         {"Manufacturer": MANUFACTURER, "ManufacturerModelName": NODE_MODEL_NAME},
         Reason.OWN_RESULT,
     ),
-    ({"SOPInstanceUID": "1.2.826.99.7"}, Reason.OWN_RESULT),
+    (
+        {"SOPInstanceUID": "1.2.826.99.7", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"},
+        Reason.OWN_RESULT,
+    ),
     ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, Reason.SOP_CLASS),
     ({"SOPClassUID": None}, Reason.SOP_CLASS),
     ({"Modality": "PX"}, Reason.MODALITY),
