@@ -45,7 +45,7 @@ def _parse(path: Path, offset: int, transfer_syntax_uid: str) -> Dataset:
                 is_little_endian=syntax.is_little_endian,
                 stop_when=lambda tag, _vr, _length: tag > _LAST_TAG,
             )
-        except (Exception, RecursionError) as error:  # noqa: BLE001  hostile bytes, any error
+        except Exception as error:  # noqa: BLE001  hostile bytes, any error
             failure = type(error).__name__
         if ds is not None and "SeriesInstanceUID" in ds:
             break

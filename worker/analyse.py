@@ -21,7 +21,7 @@ from worker.pipeline import Segments, analyse_image
 from worker.report import AREA_DIGITS, PERCENT_DIGITS, ReportImage, build_report
 from worker.sandbox import Sandbox
 from worker.segmentation import build_segmentation
-from worker.types import SIDES, AnalysedImage, FileOutcome, Measurements, ModelIdentity, Side
+from worker.types import SIDES, FileOutcome, Measurements, ModelIdentity, Side
 
 _log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class FileAnalysis:
         result = FileResult(
             outcome, analysed.measurements, analysed.model, analysed.seconds, written
         )
-        return result, _report_image(analysed, seg)
+        return result, ReportImage.of(analysed, seg)
 
     def _write_report(self, images: list[ReportImage]) -> str:
         # The same bytes given twice are one image of the study.
@@ -238,17 +238,3 @@ def _refused(path: Path, error: Exception, header: Dataset | None = None) -> Fil
 
 def _uid(header: Dataset | None, keyword: str) -> str | None:
     return (get_text(header, keyword) or None) if header is not None else None
-
-
-def _report_image(analysed: AnalysedImage, seg: Dataset) -> ReportImage:
-    return ReportImage(
-        header=analysed.image.header,
-        seg=seg,
-        measurements=analysed.measurements,
-        model=analysed.model,
-        configuration_hash=analysed.configuration_hash,
-        data_set_sha256=analysed.data_set_sha256,
-        spacing=analysed.image.spacing,
-        orientation_assumed=analysed.image.orientation.assumed,
-        notes=analysed.image.notes,
-    )

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from highdicom import ContentQualificationValues, sr
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -19,7 +19,7 @@ from worker.equipment import (
     finish,
     node_equipment,
 )
-from worker.types import Measurements, ModelIdentity, Side, Spacing
+from worker.types import AnalysedImage, Measurements, ModelIdentity, Side, Spacing
 
 PERCENT_DIGITS: Final = 2
 AREA_DIGITS: Final = 1
@@ -51,6 +51,21 @@ class ReportImage:
     spacing: Spacing | None
     orientation_assumed: bool
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, analysed: AnalysedImage, seg: Dataset) -> Self:
+        """Return what the report says of an image that was just analysed."""
+        return cls(
+            header=analysed.image.header,
+            seg=seg,
+            measurements=analysed.measurements,
+            model=analysed.model,
+            configuration_hash=analysed.configuration_hash,
+            data_set_sha256=analysed.data_set_sha256,
+            spacing=analysed.image.spacing,
+            orientation_assumed=analysed.image.orientation.assumed,
+            notes=analysed.image.notes,
+        )
 
     @property
     def key(self) -> tuple[str, ...]:

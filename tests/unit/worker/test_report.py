@@ -31,17 +31,7 @@ from worker.types import AnalysedImage, ChestImage, LungMasks, Orientation, Side
 
 def _report_image(analysed: AnalysedImage) -> ReportImage:
     seg = build_segmentation(analysed, object_context())
-    return ReportImage(
-        header=analysed.image.header,
-        seg=dcmread(BytesIO(to_bytes(seg)), stop_before_pixels=True),
-        measurements=analysed.measurements,
-        model=analysed.model,
-        configuration_hash=analysed.configuration_hash,
-        data_set_sha256=analysed.data_set_sha256,
-        spacing=analysed.image.spacing,
-        orientation_assumed=analysed.image.orientation.assumed,
-        notes=analysed.image.notes,
-    )
+    return ReportImage.of(analysed, dcmread(BytesIO(to_bytes(seg)), stop_before_pixels=True))
 
 
 def _second_image(**overrides: Any) -> ChestImage:
