@@ -65,14 +65,18 @@ class Segmenter:
 
         `threshold` is the probability from which a pixel is opacity; None takes the model's own.
         """
-        prepared = prepare(
-            image.pixels, image.orientation, image.row_height_over_width, self._metadata.input_size
-        )
         limits = self._metadata.threshold
         return masks_from_probabilities(
-            self._probabilities(prepared),
+            self.probabilities(image),
             lung_threshold=limits.lung,
             opacity_threshold=limits.opacity if threshold is None else threshold,
+        )
+
+    def probabilities(self, image: ChestImage) -> NDArray[np.float32]:
+        """Return float32 (3, rows, columns) of left lung, right lung, opacity on the source grid."""
+        size = self._metadata.input_size
+        return self._probabilities(
+            prepare(image.pixels, image.orientation, image.row_height_over_width, size)
         )
 
     @torch.inference_mode()

@@ -35,6 +35,13 @@ class Severity(StrEnum):
     SEVERE = "severe"
 
 
+class Caveat(StrEnum):
+    """Why an analysed image's figure deserves a second look; SR, database and listings carry it."""
+
+    UNCERTAIN = "uncertain"
+    INVERTED = "inverted"
+
+
 @dataclass(frozen=True)
 class Spacing:
     """Size of one source pixel in mm, and where that size is true."""
@@ -146,6 +153,7 @@ class AnalysedImage:
     data_set_sha256: str
     seconds: float
     device: str
+    caveats: tuple[Caveat, ...] = ()
 
 
 @dataclass(frozen=True)
