@@ -73,7 +73,7 @@ class Segmenter:
         )
 
     def probabilities(self, image: ChestImage) -> NDArray[np.float32]:
-        """Return float32 (3, rows, columns) of left lung, right lung, opacity on the source grid."""
+        """Return left lung, right lung, opacity on the source grid: float32 (3, rows, columns)."""
         size = self._metadata.input_size
         return self._probabilities(
             prepare(image.pixels, image.orientation, image.row_height_over_width, size)
