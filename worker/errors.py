@@ -4,6 +4,7 @@ WorkerError
 ├── NotAnalysable   final: the image is sound or not, but must not get a number
 ├── AnalysisFailed  final: the file broke the analysis (decoder crash, time, memory)
 ├── BundleError     the installed model is unusable
+├── ManifestError   a data set to train on is described wrongly
 └── DecoderStartError  the decoder process does not start; no fault of the file
 Anything else is retryable: the job goes back to the queue until its attempts are used up.
 """
@@ -34,6 +35,10 @@ class AnalysisFailed(_OutcomeError):
 
 class BundleError(WorkerError):
     """A model bundle is missing, incomplete, or does not match its recorded hash."""
+
+
+class ManifestError(WorkerError):
+    """A manifest of radiographs, or what it names, is missing or wrong; says where."""
 
 
 class DecoderStartError(WorkerError):

@@ -1,65 +1,29 @@
 """Labelled radiographs of a data folder, decoded once into square arrays.
 
-The folder holds `cxr/cases.csv` with `images/` and `masks/` (bits: 1 left lung, 2 right lung,
-4 ground glass, 8 consolidation) and `cxr/normals.csv` with `normals/`. The split is by patient, as
-the table gives it. Images under a no-derivatives licence never train.
+The folder holds a manifest or the tables of `cxr` (worker.training.cases). The split is by patient,
+as they give it. Images under a no-derivatives licence never train.
 """
 
-import csv
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from worker.preprocess import fit, fit_box, prepare
+from worker.training.cases import MANIFEST, Case, cases_sha256, load_manifest
 from worker.training.phantom import make_phantom
 from worker.types import Mask, Orientation
 
 DATA_VARIABLE: Final = "DICOM_NODE_TEST_DATA"
 DEFAULT_DATA: Final = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 HELD_OUT_NORMALS: Final = 2
-_LEFT, _RIGHT, _OPACITY = 1, 2, 4 | 8
 _UPRIGHT: Final = Orientation()
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of a table: where its picture is and what of it was read."""
-
-    name: str
-    image: Path
-    mask: Path | None
-    split: str
-    source: str
-    has_lung: bool
-    has_opacity: bool
-    licence: str
-
-    def pixels(self) -> NDArray[np.uint16]:
-        """Decode to uint16 (rows, columns) on 0..65535, bright = dense."""
-        with Image.open(self.image) as picture:
-            grey = np.asarray(picture.convert("L"), dtype=np.uint16)
-        return grey * np.uint16(257)
-
-    def masks(self) -> tuple[Mask, Mask, Mask]:
-        """Return the reader's (left, right, opacity) on the grid of the picture.
-
-        Raises ValueError for a case without a mask.
-        """
-        if self.mask is None:
-            msg = f"case {self.name} has no mask"
-            raise ValueError(msg)
-        with Image.open(self.mask) as picture:
-            bits = np.asarray(picture, dtype=np.uint8)
-        return (bits & _LEFT) > 0, (bits & _RIGHT) > 0, (bits & _OPACITY) > 0
 
 
 @dataclass(frozen=True)
@@ -85,60 +49,32 @@ def data_folder(given: Path | None = None) -> Path:
     Raises FileNotFoundError when it has no labelled radiographs.
     """
     folder = given or Path(os.environ.get(DATA_VARIABLE, DEFAULT_DATA))
-    if not (folder / "cxr" / "cases.csv").is_file():
-        msg = f"no cxr/cases.csv in {folder}: give the data folder or set {DATA_VARIABLE}"
-        raise FileNotFoundError(msg)
+    if not any((folder / name).is_file() for name in (MANIFEST, "cxr/cases.csv")):
+        msg = f"no {MANIFEST} and no cxr/cases.csv in {folder}: give the data folder or set "
+        raise FileNotFoundError(msg + DATA_VARIABLE)
     return folder
 
 
 def labelled_cases(folder: Path, split: str) -> list[Case]:
-    """Read the labelled cases of one split, in table order; no-derivatives pictures left out."""
-    root = folder / "cxr"
-    with (root / "cases.csv").open(newline="", encoding="utf-8") as table:
-        rows = [row for row in csv.DictReader(table) if row["split"] == split]
+    """Return the labelled cases of one split, in order; no-derivatives pictures do not train."""
     return [
-        Case(
-            name=row["case"],
-            image=root / "images" / f"{row['case']}.jpg",
-            mask=root / "masks" / f"{row['case']}.png",
-            split=split,
-            source=row["lung_source"] or "gb",
-            has_lung=row["has_lung"] == "1",
-            has_opacity=row["has_opacity"] == "1",
-            licence=row["license"].strip() or "none stated",
-        )
-        for row in rows
-        if split == "test" or "ND" not in row["license"]
+        case
+        for case in load_manifest(folder)
+        if case.labels is not None and case.split == split and (split == "test" or case.may_train)
     ]
 
 
 def normal_cases(folder: Path) -> tuple[list[Case], list[Case]]:
-    """Return the full-quality normals as (training, held out), held out by table order."""
-    root = folder / "cxr"
-    with (root / "normals.csv").open(newline="", encoding="utf-8") as table:
-        rows = list(csv.DictReader(table))
-    cases = [
-        Case(
-            name=row["case"],
-            image=root / "normals" / f"{row['case']}.jpg",
-            mask=None,
-            split="train" if number < len(rows) - HELD_OUT_NORMALS else "test",
-            source="normals",
-            has_lung=False,
-            has_opacity=True,
-            licence=row["licence"],
-        )
-        for number, row in enumerate(rows)
-    ]
-    return [c for c in cases if c.split == "train"], [c for c in cases if c.split == "test"]
+    """Return the full-quality normals as (training, held out), held out by their order."""
+    normals = [case for case in load_manifest(folder) if case.source == "normals"]
+    kept = len(normals) - HELD_OUT_NORMALS
+    training = [replace(case, split="train") for case in normals[:kept]]
+    return training, [replace(case, split="test") for case in normals[kept:]]
 
 
 def manifest_sha256(folder: Path) -> str:
-    """SHA-256 over the two tables: says which rows a model could have seen."""
-    digest = hashlib.sha256()
-    for name in ("cases.csv", "normals.csv"):
-        digest.update((folder / "cxr" / name).read_bytes())
-    return digest.hexdigest()
+    """SHA-256 of the manifest of a data folder: says which cases a model could have seen."""
+    return cases_sha256(load_manifest(folder), folder)
 
 
 def licence_counts(folder: Path) -> dict[str, int]:
@@ -164,13 +100,13 @@ def load_phantoms(seeds: Iterable[int], size: int) -> Samples:
 
 def _load_case(case: Case, size: int) -> tuple[torch.Tensor, ...]:
     pixels = case.pixels()
-    if case.mask is None:
+    if case.labels is None and case.normal:
         nothing = np.zeros(pixels.shape, dtype=np.bool_)
         judged = np.array([False, False, True])
         return _square(pixels, (nothing, nothing, nothing), judged, size)
     judged = np.array([case.has_lung, case.has_lung, True])
     image, target, supervised, inside = _square(pixels, case.masks(), judged, size)
-    if not case.has_opacity:
+    if not (case.has_opacity or case.normal):
         lungs = target[:2].amax(dim=0)
         supervised[2] *= (lungs == 0).byte()
     return image, target, supervised, inside
