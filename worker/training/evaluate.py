@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from worker.inference import Segmenter
-from worker.training.datasets import Case, labelled_cases, normal_cases
+from worker.training.cases import Case
+from worker.training.datasets import labelled_cases, normal_cases
 from worker.training.phantom import make_phantom
 from worker.types import ChestImage, LungMasks, Mask, Orientation
 
