@@ -285,11 +285,42 @@ def results(
         ("left", "opacity_percent.left"),
         ("right", "opacity_percent.right"),
         ("severity", "severity"),
+        ("caveats", "caveats"),
         ("study state", "study_state"),
     ]
     with _database(settings).read() as session:
         found = rows(session, settings, ResultFilter(**wanted))
         print_rows(found, Format(form or Format.TABLE), columns)
+
+
+@cli.command()
+@_common
+@_listing
+@click.option("--since", type=click.DateTime(), callback=_utc, help="Received at or after.")
+@click.option("--until", type=click.DateTime(), callback=_utc, help="Received before.")
+@click.option("--study-uid", "study_instance_uid")
+@click.option("--summary", "only_summary", is_flag=True, help="One row per pair of models.")
+def compare(
+    config: Path | None,
+    data_dir: Path | None,
+    form: str | None,
+    only_summary: bool,  # noqa: FBT001  a flag of the command line
+    **wanted: Any,  # noqa: ANN401  fields of ResultFilter
+) -> None:
+    """Compare what the shadow model measured with what was sent."""
+    from dicom_node import comparison
+    from dicom_node.results import ResultFilter
+
+    chosen = Format(form or Format.TABLE)
+    with _database(_settings(config, data_dir)).read() as session:
+        rows = comparison.comparisons(session, ResultFilter(**wanted))
+        if not only_summary and chosen is not Format.TABLE:
+            print_rows(rows, chosen, ())
+            return
+        found = list(rows)
+    if not only_summary:
+        print_rows(found, chosen, comparison.COLUMNS)
+    print_rows(comparison.summary(found), chosen, comparison.SUMMARY_COLUMNS)
 
 
 @cli.command()

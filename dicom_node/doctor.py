@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sqlalchemy import text
 
@@ -50,6 +51,39 @@ def _check_workers(queue: JobQueue) -> str:
     return f"{len(workers)} answering"
 
 
+def missing_models(settings: Settings, workers: dict[str, dict[str, Any]]) -> list[str]:
+    """Return one sentence per model that a setting names and a worker that needs it lacks."""
+    shadow = [settings.shadow.model] if settings.shadow.model else []
+    wanted = {
+        "all": [*settings.models, *shadow],
+        "analysis": list(settings.models),
+        "shadow": shadow,
+    }
+    served = {said.get("serves", "all") for said in workers.values()}
+    problems = [
+        f"{worker} lacks {', '.join(lacking)} ({said.get('problem') or 'not installed there'})"
+        for worker, said in sorted(workers.items())
+        if (lacking := sorted(set(wanted[said.get("serves", "all")]) - set(said.get("models", []))))
+    ]
+    if shadow and workers and not served & {"all", "shadow"}:
+        problems.append(f"no worker serves the shadow model {shadow[0]}")
+    if workers and not served & {"all", "analysis"}:
+        problems.append("no worker serves the analysis")
+    return problems
+
+
+def _check_models(settings: Settings, queue: JobQueue) -> str:
+    workers = queue.installed_models()
+    if not workers:
+        msg = "no worker answers, so nobody knows which models are installed"
+        raise RuntimeError(msg)
+    if problems := missing_models(settings, workers):
+        msg = "; ".join(problems)
+        raise RuntimeError(msg)
+    shadow = f", shadow {settings.shadow.model}" if settings.shadow.model else ""
+    return f"{', '.join(settings.models)}{shadow}: installed"
+
+
 def _check_destination(sender: CStoreSender, receiver: Receiver) -> str:
     problem = sender.echo(receiver)
     if problem:
@@ -68,6 +102,7 @@ def examine(settings: Settings, database: Database) -> list[Finding]:
         _try("spool", lambda: check_spool(settings)),
         _try("broker", lambda: f"{queue.depth('analyse')} messages waiting in analyse"),
         _try("workers", lambda: _check_workers(queue)),
+        _try("models", lambda: _check_models(settings, queue)),
     ]
     for to in settings.destinations:
         receiver = Receiver(to.name, to.ae_title, to.host, to.port)

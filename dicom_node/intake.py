@@ -229,7 +229,7 @@ def _analyse_job(settings: Settings, instance: Instance) -> Job:
     return Job(
         kind=JobKind.ANALYSE,
         instance=instance,
-        model_selector=settings.analysis.model,
+        model_selector=settings.model_for(instance.calling_aet),
         priority=STAT if stat else ROUTINE,
     )
 

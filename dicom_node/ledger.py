@@ -18,7 +18,7 @@ from models.delivery import Delivery
 from models.imaging import Instance, Study
 from models.job import Job
 from models.reasons import Reason
-from models.result import Analysis, Artifact, ReportedAnalysis
+from models.result import Analysis, Artifact, ReportedAnalysis, ShadowAnalysis
 from models.session import Database
 from models.settings import Settings
 from models.states import (
@@ -62,6 +62,7 @@ def compute(database: Database, settings: Settings) -> list[Line]:
             _settled(session),
             _reported(session, settings),
             _deliveries(session),
+            _shadow(session),
         ]
 
 
@@ -203,3 +204,18 @@ def _deliveries(session: Session) -> Line:
         )
     )
     return Line("deliveries planned in the audit", planned, sum(parts.values()), parts)
+
+
+def _shadow(session: Session) -> Line:
+    """Shadow jobs = those with figures, exactly one set each, those without, and the others."""
+    of_shadow = Job.kind == JobKind.SHADOW
+    ended = Job.state.in_((JobState.DONE, JobState.FAILED))
+    parts = {
+        "with figures": _count(session, ShadowAnalysis),
+        "without figures": _count(session, Job, of_shadow, ended, Job.error.is_not(None)),
+        "given up": _count(session, Job, of_shadow, Job.state == JobState.DEAD),
+        "pending": _count(
+            session, Job, of_shadow, Job.state.in_((JobState.PENDING, JobState.LEASED))
+        ),
+    }
+    return Line("shadow jobs", _count(session, Job, of_shadow), sum(parts.values()), parts)

@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -21,14 +21,16 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a row with nested mappings as dotted columns and lists as JSON, for CSV."""
+def flatten(
+    row: Mapping[str, Any], prefix: str = "", list_text: Callable[[list[Any]], str] = json.dumps
+) -> dict[str, Any]:
+    """Return a row with nested mappings as dotted columns and lists as text, JSON by default."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.", list_text)
         else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+            flat[prefix + key] = list_text(value) if isinstance(value, list) else value
     return flat
 
 
@@ -66,7 +68,7 @@ def _print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[tuple[str,
     for heading, _ in columns:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        flat = flatten(row)
+        flat = flatten(row, list_text=lambda items: ", ".join(map(str, items)))
         table.add_row(*(_cell(flat.get(key)) for _, key in columns))
     console = Console()
     if not console.is_terminal:

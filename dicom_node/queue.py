@@ -1,11 +1,13 @@
 """Sending job ids to the queue, by task name: the node never imports the worker."""
 
+from typing import Any
+
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from dicom_node.errors import BrokerError
 from models.job import STAT, Job
-from models.messages import TASKS, queue_of
+from models.messages import CONTROL_MODELS, TASKS, queue_of
 
 _TIMEOUT_SECONDS = 5.0
 
@@ -56,6 +58,17 @@ class JobQueue:
             msg = f"the broker does not answer: {error}"
             raise BrokerError(msg) from error
         return sorted(name for answer in answers for name in answer)
+
+    def installed_models(self, timeout_seconds: float = 2.0) -> dict[str, dict[str, Any]]:
+        """Return what each answering worker can load, and for what it works. Raises BrokerError."""
+        try:
+            answers = self._app.control.broadcast(
+                CONTROL_MODELS, reply=True, timeout=timeout_seconds
+            )
+        except (OperationalError, OSError) as error:
+            msg = f"the broker does not answer: {error}"
+            raise BrokerError(msg) from error
+        return {name: said for answer in answers for name, said in answer.items()}
 
     def close(self) -> None:
         """Close every connection."""

@@ -16,6 +16,14 @@ from models.states import ArtifactKind
 
 _BLOCK = 500
 _SIDES = ("total", "left", "right")
+_ZONES = (
+    "right_upper",
+    "right_middle",
+    "right_lower",
+    "left_upper",
+    "left_middle",
+    "left_lower",
+)
 
 
 @dataclass(frozen=True)
@@ -84,19 +92,25 @@ def _instance_row(instance: Instance, series: Series, study: Study) -> dict[str,
 
 
 def _analysis_row(analysis: Analysis | None) -> dict[str, Any]:
-    def sides(prefix: str) -> dict[str, Any]:
-        return {
-            side: getattr(analysis, f"{prefix}_{side}") if analysis else None for side in _SIDES
-        }
+    def parts(prefix: str, names: tuple[str, ...] = _SIDES) -> dict[str, Any]:
+        return {name: getattr(analysis, f"{prefix}_{name}") if analysis else None for name in names}
 
     model = analysis.model_version if analysis else None
     return {
-        "opacity_percent": sides("opacity_percent"),
-        "lung_area_mm2": sides("lung_area_mm2"),
-        "opacity_area_mm2": sides("opacity_area_mm2"),
-        "lung_pixels": sides("lung_pixels"),
-        "opacity_pixels": sides("opacity_pixels"),
+        "opacity_percent": parts("opacity_percent"),
+        "lung_area_mm2": parts("lung_area_mm2"),
+        "opacity_area_mm2": parts("opacity_area_mm2"),
+        "lung_pixels": parts("lung_pixels"),
+        "opacity_pixels": parts("opacity_pixels"),
         "severity": analysis.severity if analysis else None,
+        "severity_by_side": {
+            "total": analysis.severity if analysis else None,
+            **parts("severity", ("left", "right")),
+        },
+        "zone_percent": parts("zone_percent", _ZONES),
+        "zone_grade": parts("zone_grade", _ZONES),
+        "zone_score": parts("zone_score"),
+        "caveats": [row.caveat for row in analysis.caveats] if analysis else [],
         "model": {"name": model.name, "version": model.version, "sha256": model.sha256}
         if model
         else None,

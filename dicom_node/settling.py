@@ -7,6 +7,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.intake import is_for_processing, queue_for_analysis
+from dicom_node.shadow import add_shadow_jobs
 from models.audit import AuditAction, record
 from models.base import advance
 from models.delivery import Delivery, Destination
@@ -68,6 +69,7 @@ def settle(session: Session, settings: Settings, study: Study) -> bool:
     analyses = newest_analyses(session, study.id)
     if not analyses:
         return advance(session, study, StudyState.CLOSED)
+    add_shadow_jobs(session, settings.shadow, analyses)
     if study.revision and _reported(session, study) == {row.id for row in analyses}:
         return advance(session, study, StudyState.SETTLED)  # a late image changed no result
     revision = study.revision + 1

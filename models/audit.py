@@ -21,6 +21,7 @@ class AuditAction(StrEnum):
     INSTANCE_REFUSED = "instance_refused"
     INSTANCE_RECOVERED = "instance_recovered"
     INSTANCE_ANALYSED = "instance_analysed"
+    SHADOW_ANALYSED = "shadow_analysed"
     REPORT_STORED = "report_stored"
     DELIVERIES_PLANNED = "deliveries_planned"
     ARTIFACT_SENT = "artifact_sent"

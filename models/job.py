@@ -9,21 +9,28 @@ from models.base import Base, Primary, Timestamp, UtcDateTime, enum_column, utc_
 from models.imaging import Instance, Study
 from models.states import JobKind, JobState
 
-ROUTINE, STAT = 0, 10
+SHADOW, ROUTINE, STAT = -10, 0, 10
 
 
 class Job(Base):
-    """One analyse job per instance and model selector; one report job per study and revision."""
+    """One analyse job per instance and model selector; one report job per study and revision.
+
+    A shadow job is about an analysis, once per model selector: it has no instance, so nothing that
+    becomes of it can move one.
+    """
 
     __tablename__ = "job"
     __table_args__ = (
         UniqueConstraint("instance_id", "model_selector"),
         UniqueConstraint("study_id", "revision"),
+        UniqueConstraint("analysis_id", "model_selector"),
         CheckConstraint(
             "(kind = 'analyse' AND instance_id IS NOT NULL AND model_selector IS NOT NULL"
-            " AND study_id IS NULL AND revision IS NULL)"
+            " AND study_id IS NULL AND revision IS NULL AND analysis_id IS NULL)"
             " OR (kind = 'report' AND study_id IS NOT NULL AND revision IS NOT NULL"
-            " AND instance_id IS NULL AND model_selector IS NULL)",
+            " AND instance_id IS NULL AND model_selector IS NULL AND analysis_id IS NULL)"
+            " OR (kind = 'shadow' AND analysis_id IS NOT NULL AND model_selector IS NOT NULL"
+            " AND instance_id IS NULL AND study_id IS NULL AND revision IS NULL)",
             name="subject",
         ),
         Index("ix_job_state_published_at", "state", "published_at"),
@@ -38,6 +45,7 @@ class Job(Base):
     model_selector: Mapped[str | None] = mapped_column(String(64))
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"))
     revision: Mapped[int | None]
+    analysis_id: Mapped[int | None] = mapped_column(ForeignKey("analysis.id"))
     attempts: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None] = mapped_column(String(120))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     PATIENT_MISMATCH = "patient_mismatch"
     UID_CONFLICT = "uid_conflict"
     # the node itself
+    MODEL_UNAVAILABLE = "model_unavailable"
     WORKER_LOST = "worker_lost"
     TIME_LIMIT = "time_limit"
     INTERNAL_ERROR = "internal_error"
@@ -73,6 +74,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.NO_PATIENT_ID: "PatientID is missing or empty.",
     Reason.PATIENT_MISMATCH: "Another patient already has this Study Instance UID.",
     Reason.UID_CONFLICT: "Another object already has this SOP Instance UID.",
+    Reason.MODEL_UNAVAILABLE: "The model is not installed on the worker, or cannot be loaded.",
     Reason.WORKER_LOST: "The worker died on this job in every attempt.",
     Reason.TIME_LIMIT: "The job ran longer than the configured limit.",
     Reason.INTERNAL_ERROR: "The software failed; the log has the traceback.",

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from models.base import Base, Key, Primary, Sha256, Timestamp, Uid, enum_column, utc_now
 from models.imaging import Instance, Series, Study
+from models.job import Job
 from models.states import ArtifactKind, InstanceState
 
 
@@ -33,21 +34,18 @@ class ModelVersion(Base):
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
 
 
-class Analysis(Base):
-    """What one model under one configuration measured on one image.
+class Figures:
+    """The columns of what one model under one configuration measured on one image.
 
     Percentages are of the lung field of that side (None when the side has no lung); areas are mm²
-    and None without a pixel spacing.
+    and None without a pixel spacing. `severity` is the band of the total. Zone columns are None
+    where the setting was off; a zone without lung has no grade, and a sum over it no score.
     """
 
-    __tablename__ = "analysis"
-    __table_args__ = (UniqueConstraint("instance_id", "model_version_id", "configuration_hash"),)
-
-    id: Mapped[Primary]
-    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
-    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     configuration_hash: Mapped[Sha256]
     severity: Mapped[str] = mapped_column(String(16))
+    severity_left: Mapped[str | None] = mapped_column(String(16))
+    severity_right: Mapped[str | None] = mapped_column(String(16))
     opacity_percent_total: Mapped[float | None]
     opacity_percent_left: Mapped[float | None]
     opacity_percent_right: Mapped[float | None]
@@ -63,6 +61,21 @@ class Analysis(Base):
     opacity_area_mm2_total: Mapped[float | None]
     opacity_area_mm2_left: Mapped[float | None]
     opacity_area_mm2_right: Mapped[float | None]
+    zone_percent_right_upper: Mapped[float | None]
+    zone_percent_right_middle: Mapped[float | None]
+    zone_percent_right_lower: Mapped[float | None]
+    zone_percent_left_upper: Mapped[float | None]
+    zone_percent_left_middle: Mapped[float | None]
+    zone_percent_left_lower: Mapped[float | None]
+    zone_grade_right_upper: Mapped[int | None]
+    zone_grade_right_middle: Mapped[int | None]
+    zone_grade_right_lower: Mapped[int | None]
+    zone_grade_left_upper: Mapped[int | None]
+    zone_grade_left_middle: Mapped[int | None]
+    zone_grade_left_lower: Mapped[int | None]
+    zone_score_total: Mapped[int | None]
+    zone_score_left: Mapped[int | None]
+    zone_score_right: Mapped[int | None]
     spacing_row_mm: Mapped[float | None]
     spacing_column_mm: Mapped[float | None]
     spacing_basis: Mapped[str | None] = mapped_column(String(40))
@@ -72,9 +85,47 @@ class Analysis(Base):
     seconds: Mapped[float]
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
 
+
+class Analysis(Figures, Base):
+    """The result of one image: what SEG, SR and deliveries are made from."""
+
+    __tablename__ = "analysis"
+    __table_args__ = (UniqueConstraint("instance_id", "model_version_id", "configuration_hash"),)
+
+    id: Mapped[Primary]
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+
     instance: Mapped[Instance] = relationship()
     model_version: Mapped[ModelVersion] = relationship()
     artifacts: Mapped[list["Artifact"]] = relationship(back_populates="analysis")
+    caveats: Mapped[list["AnalysisCaveat"]] = relationship(order_by="AnalysisCaveat.caveat")
+
+
+class AnalysisCaveat(Base):
+    """One reason why the figures of an analysis deserve a second look."""
+
+    __tablename__ = "analysis_caveat"
+    __table_args__ = (Index("ix_analysis_caveat_caveat", "caveat"),)
+
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"), primary_key=True)
+    caveat: Mapped[str] = mapped_column(String(40), primary_key=True)
+
+
+class ShadowAnalysis(Figures, Base):
+    """What a second model measured on the image of an analysis; it is compared, never sent.
+
+    A table of its own: an artifact, a report or a delivery cannot refer to it.
+    """
+
+    __tablename__ = "shadow_analysis"
+
+    id: Mapped[Primary]
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), unique=True)
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+
+    job: Mapped[Job] = relationship()
+    model_version: Mapped[ModelVersion] = relationship()
 
 
 class Artifact(Base):

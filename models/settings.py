@@ -31,6 +31,7 @@ def _ae_title(text: str) -> str:
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class _Section(BaseModel):
@@ -115,11 +116,13 @@ class DecodeSettings(_Section):
 class AnalysisSettings(_Section):
     """What decides a result; hashed into every UID, so a change gives new objects."""
 
-    model: str = "unet"
+    model: ModelName = "unet"
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: the bundle's own
     severity_mild_percent: float = 1.0
     severity_moderate_percent: float = 25.0
     severity_severe_percent: float = 50.0
+    zone_score: bool = False
+    zone_bounds_percent: tuple[float, float, float] = (1.0, 25.0, 50.0)  # grades 1, 2, 3 from here
     min_side_pixels: Annotated[int, Field(gt=0)] = 128
     min_lung_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
@@ -134,21 +137,51 @@ class AnalysisSettings(_Section):
         ):
             msg = "severity bounds must ascend: 0 <= mild < moderate < severe <= 100"
             raise ValueError(msg)
+        low, middle, high = self.zone_bounds_percent
+        if not 0 < low < middle < high <= 100:  # noqa: PLR2004  percent
+            msg = "zone_bounds_percent must ascend: 0 < grade 1 < grade 2 < grade 3 <= 100"
+            raise ValueError(msg)
         return self
 
     def configuration_hash(self, of_model: str = "") -> str:
         """SHA-256 of every value that can change a result: these, and those of the model.
 
-        It is part of every UID, so that another threshold gives other objects.
+        It is part of every UID, so that another threshold gives other objects. What is switched
+        off decides nothing and is left out: a release that adds it keeps the UIDs of everybody.
         """
-        canonical = json.dumps(self.model_dump(exclude={"model"}), sort_keys=True)
+        unused = {"model"} if self.zone_score else {"model", "zone_score", "zone_bounds_percent"}
+        canonical = json.dumps(self.model_dump(exclude=unused), sort_keys=True)
         return hashlib.sha256(f"{canonical}\n{of_model}".encode()).hexdigest()
+
+
+class RuleSettings(_Section):
+    """Which model analyses the images of one sender."""
+
+    calling_aet: AETitle
+    model: ModelName
+
+
+class ShadowSettings(_Section):
+    """A second model on analysed images: recorded and compared, nothing of it is sent."""
+
+    model: ModelName | None = None  # None: off
+    share: Annotated[float, Field(ge=0, le=1)] = 1.0  # below 1: a canary
+    calling_aets: tuple[AETitle, ...] = ()  # empty: the images of every sender
+
+    def takes(self, sop_instance_uid: str, calling_aet: str) -> bool:
+        """Say whether an image is in the share: the same for the same UID, on every host."""
+        if self.calling_aets and calling_aet not in self.calling_aets:
+            return False
+        drawn = int.from_bytes(hashlib.sha256(sop_instance_uid.encode()).digest()[:8], "big")
+        return drawn < self.share * 2**64
 
 
 class WorkerSettings(_Section):
     """Celery worker processes."""
 
     concurrency: Annotated[int, Field(ge=1)] = 1
+    serves: Literal["all", "analysis", "shadow"] = "all"
+    bundle_dirs: tuple[Path, ...] = ()  # folders of models, searched before the shipped ones
     device: Literal["auto", "cpu", "cuda"] = "auto"
     torch_threads: Annotated[int, Field(ge=1)] | None = None  # None: cores / concurrency
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
@@ -181,6 +214,8 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     decode: DecodeSettings = DecodeSettings()
     analysis: AnalysisSettings = AnalysisSettings()
+    rules: tuple[RuleSettings, ...] = ()
+    shadow: ShadowSettings = ShadowSettings()
     worker: WorkerSettings = WorkerSettings()
     objects: ObjectSettings = ObjectSettings()
 
@@ -207,6 +242,24 @@ class Settings(BaseSettings):
             msg = f"destinations must differ in their names; repeated: {', '.join(repeated)}"
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _shadow_has_something_to_compare(self) -> Self:
+        if self.shadow.model is not None and self.models == (self.shadow.model,):
+            msg = f"shadow.model {self.shadow.model} is the model that analyses everything already"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model whose results are sent, the default one first."""
+        named = [self.analysis.model, *(rule.model for rule in self.rules)]
+        return tuple(dict.fromkeys(named))
+
+    def model_for(self, calling_aet: str) -> str:
+        """Return the model of the first rule for that sender, else the default."""
+        chosen = (rule.model for rule in self.rules if rule.calling_aet == calling_aet)
+        return next(chosen, self.analysis.model)
 
     @property
     def effective_database_url(self) -> str:

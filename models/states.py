@@ -33,6 +33,7 @@ class JobKind(StrEnum):
 
     ANALYSE = "analyse"
     REPORT = "report"
+    SHADOW = "shadow"  # analyse again with another model, only to compare
 
 
 class JobState(StrEnum):

@@ -18,10 +18,11 @@ from worker.equipment import ObjectContext, date_of_source, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
 from worker.header import get_text, is_uid
 from worker.pipeline import Segments, analyse_image
-from worker.report import AREA_DIGITS, PERCENT_DIGITS, ReportImage, build_report
+from worker.report import build_report
+from worker.report_groups import AREA_DIGITS, PERCENT_DIGITS, ReportImage
 from worker.sandbox import Sandbox
 from worker.segmentation import build_segmentation
-from worker.types import SIDES, FileOutcome, Measurements, ModelIdentity, Side
+from worker.types import SIDES, FileOutcome, Measurements, ModelIdentity, Severity, Side, Zone
 
 _log = logging.getLogger(__name__)
 
@@ -68,12 +69,33 @@ class FileResult:
             "lung_pixels": self._sides("lung_pixels"),
             "opacity_pixels": self._sides("opacity_pixels"),
             "severity": self.measurements.severity.value if self.measurements else None,
+            "severity_by_side": self._sides("severity"),
+            **self._zones(),
             "model": vars(model) if model else None,
             "seconds": None if self.seconds is None else round(self.seconds, 3),
             "files": self.files,
         }
 
-    def _sides(self, name: str, digits: int | None = None) -> dict[Side, float | None]:
+    def _zones(self) -> dict[str, dict[str, float | None]]:
+        """Return the zones as three flat objects; all None where they were not graded."""
+        zones = self.measurements.zones if self.measurements else None
+        if zones is None:
+            nothing = dict.fromkeys(zone.value for zone in Zone)
+            return {
+                "zone_percent": nothing,
+                "zone_grade": nothing,
+                "zone_score": dict.fromkeys(SIDES),
+            }
+        return {
+            "zone_percent": {
+                zone.value: None if it.percent is None else round(it.percent, PERCENT_DIGITS)
+                for zone, it in zones.zones.items()
+            },
+            "zone_grade": {zone.value: it.grade for zone, it in zones.zones.items()},
+            "zone_score": {side: zones.score(side) for side in SIDES},
+        }
+
+    def _sides(self, name: str, digits: int | None = None) -> dict[Side, Severity | float | None]:
         if self.measurements is None:
             return dict.fromkeys(SIDES)
         values = {side: getattr(self.measurements.side(side), name) for side in SIDES}

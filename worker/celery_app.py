@@ -4,16 +4,16 @@ import logging
 from typing import Any
 
 from celery import Celery, signals
+from celery.worker.control import inspect_command
 from kombu import Queue
 
 from models.log import set_up_logging
-from models.messages import QUEUES, TASKS
+from models.messages import CONTROL_MODELS, SERVED, TASKS
 from models.session import Database
 from models.settings import Settings
 from models.states import JobKind
 from worker import tasks
-from worker.loading import LoadedModels
-from worker.registry import find_bundle
+from worker.loading import LoadedModels, verify_models, what_is_installed
 from worker.results import ResultStore
 from worker.sandbox import Sandbox
 
@@ -27,7 +27,10 @@ def make_app(settings: Settings) -> Celery:
     """Return the application with its queues and options; the tasks come with `register`."""
     app = Celery("worker", broker=settings.effective_broker_url, set_as_current=True)
     app.conf.update(
-        task_queues=[Queue(name, durable=True) for name in QUEUES],  # type: ignore[no-untyped-call]  # kombu
+        task_queues=[
+            Queue(name, durable=True)  # type: ignore[no-untyped-call]  # kombu
+            for name in SERVED[settings.worker.serves]
+        ],
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -56,11 +59,11 @@ def make_app(settings: Settings) -> Celery:
 
 
 def make_runtime(settings: Settings) -> tasks.Runtime:
-    """Open the database and load the model. Called in the child, after the fork."""
+    """Open the database and load the models. Called in the child, after the fork."""
     database = Database(settings.effective_database_url)
     store = ResultStore(database, settings.artifact_dir)
     loaded = LoadedModels(settings, store)
-    loaded.get(settings.analysis.model)
+    loaded.load_all()
     return tasks.Runtime(
         settings=settings,
         database=database,
@@ -80,7 +83,7 @@ class _Process:
     def start(self, **_signal: Any) -> None:  # noqa: ANN401  Celery's signal arguments
         set_up_logging()
         self._runtime = make_runtime(self._settings)
-        log.info("model %s loaded", self._settings.analysis.model)
+        log.info("models loaded")
 
     @property
     def runtime(self) -> tasks.Runtime:
@@ -92,7 +95,7 @@ class _Process:
 
 
 def register(app: Celery, settings: Settings) -> None:
-    """Give the application its two tasks and the process start that they need."""
+    """Give the application its tasks, and the process start that they need."""
     process = _Process(settings)
     signals.worker_process_init.connect(process.start, weak=False)
 
@@ -104,11 +107,19 @@ def register(app: Celery, settings: Settings) -> None:
     def report(job_id: int) -> None:
         tasks.report(job_id, process.runtime)
 
+    @app.task(name=TASKS[JobKind.SHADOW])  # type: ignore[untyped-decorator]  # Celery has no types
+    def shadow(job_id: int) -> None:
+        tasks.shadow(job_id, process.runtime)
+
+    @inspect_command(name=CONTROL_MODELS)  # type: ignore[untyped-decorator]  # Celery has no types
+    def installed(_state: object) -> dict[str, object]:
+        return what_is_installed(settings)
+
 
 def run_worker(settings: Settings) -> None:
     """Run worker processes until SIGTERM; a running job is finished first."""
     set_up_logging()
-    find_bundle(settings.analysis.model).verify()
+    verify_models(settings)
     app = make_app(settings)
     register(app, settings)
     app.worker_main(

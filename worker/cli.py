@@ -97,7 +97,10 @@ def run(*, config: Path | None, data_dir: Path | None) -> None:
     """Take jobs from the node's queue until stopped."""
     from worker.celery_app import run_worker
 
-    run_worker(_settings(config, data_dir))
+    try:
+        run_worker(_settings(config, data_dir))
+    except BundleError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command()
@@ -147,7 +150,7 @@ def _analyse(paths: tuple[Path, ...], out: Path, settings: Settings) -> Iterator
     from worker.registry import find_bundle
     from worker.sandbox import Sandbox
 
-    bundle = find_bundle(settings.analysis.model)
+    bundle = find_bundle(settings.analysis.model, settings.worker.bundle_dirs)
     segmenter = Segmenter.load(bundle, settings.worker.device, settings.worker.torch_threads)
     files = find_files(paths)
     with Sandbox(settings) as sandbox, _progress() as progress:

@@ -7,7 +7,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from models.identity import PRIVATE_SCHEME
-from worker.types import Severity, Side, SpacingBasis
+from worker.types import Caveat, Severity, Side, SpacingBasis, Zone
 
 AnyCode = Code | CodedConcept
 
@@ -24,6 +24,7 @@ AREA: Final = codes.SCT.AreaOfDefinedRegion
 SEVERITY: Final = codes.SCT.Severity
 SQUARE_MM: Final = codes.UCUM.SquareMillimeter
 PERCENT: Final = codes.UCUM.Percent
+NO_UNITS: Final = codes.UCUM.NoUnits
 COMMENT: Final = codes.DCM.Comment
 DEVICE: Final = codes.DCM.Device
 REPORT_TITLE: Final = codes.DCM.ImagingMeasurementReport
@@ -41,6 +42,23 @@ SEVERITIES: Final[dict[Severity, Code]] = {
     Severity.MODERATE: codes.SCT.Moderate,
     Severity.SEVERE: codes.SCT.Severe,
 }
+
+# CID 6171: radiographic zones, which are not lobes
+ZONE_SITES: Final[dict[Zone, Code]] = {
+    Zone.RIGHT_UPPER: codes.SCT.UpperZoneOfLung,
+    Zone.RIGHT_MIDDLE: codes.SCT.MiddleZoneOfLung,
+    Zone.RIGHT_LOWER: codes.SCT.LowerZoneOfLung,
+    Zone.LEFT_UPPER: codes.SCT.UpperZoneOfLung,
+    Zone.LEFT_MIDDLE: codes.SCT.MiddleZoneOfLung,
+    Zone.LEFT_LOWER: codes.SCT.LowerZoneOfLung,
+}
+ZONE_GRADE: Final = _private("ZONE_GRADE", "Opacity grade of lung zone, 0 to 3")
+ZONE_SCORE: Final = _private("ZONE_SCORE", "Sum of opacity grades of lung zones")
+ZONE_METHOD: Final = _private("ZONE_METHOD", "Basis of zone grades")
+ZONE_BY_AREA: Final = _private(
+    "ZONE_BY_AREA", "Opaque area of thirds of lung height; not the Brixia score"
+)
+ZONE_WITHHELD: Final = _private("ZONE_WITHHELD", "A zone without lung pixels: no sum given")
 
 OPACITY_PERCENT: Final = _private(
     "OPACITY_AREA_PCT", "Lung opacity area as percent of lung field area"
@@ -75,3 +93,10 @@ WITH_RETROCARDIAC: Final = _private(
 
 INTENDED_USE: Final = _private("INTENDED_USE", "Intended use")
 RESEARCH_ONLY: Final = _private("RESEARCH_ONLY", "Research use only, not for diagnosis")
+
+CAVEAT: Final = _private("CAVEAT", "Why the figures deserve a second look")
+
+
+def caveat(kind: Caveat) -> CodedConcept:
+    """Return the code of a caveat; its sentence stands beside it as text."""
+    return _private(kind.name, kind.value.replace("_", " ").capitalize())

@@ -1,12 +1,20 @@
 """The models that one worker process has loaded: by name, each once, registered in the database."""
 
+import logging
 import os
 from dataclasses import dataclass
+from typing import Final
 
 from models.settings import Settings
+from worker.errors import BundleError
 from worker.inference import Segmenter
-from worker.registry import find_bundle
+from worker.registry import find_bundle, installed_bundles
 from worker.results import ResultStore
+
+log = logging.getLogger(__name__)
+
+_ANALYSES: Final = {"all", "analysis"}
+_COMPARES: Final = {"all", "shadow"}
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,44 @@ class LoadedModels:
         if selector not in self._models:
             worker = self._settings.worker
             threads = worker.torch_threads or _share_of_cores(worker.concurrency)
-            segmenter = Segmenter.load(find_bundle(selector), worker.device, threads)
+            bundle = find_bundle(selector, worker.bundle_dirs)
+            segmenter = Segmenter.load(bundle, worker.device, threads)
             segmenter.warm_up()
             row_id = self._store.register_model(segmenter.identity)
             self._models[selector] = LoadedModel(segmenter, row_id)
         return self._models[selector]
+
+    def load_all(self) -> None:
+        """Load what this worker will be asked for, so that no job waits for a network.
+
+        Raises BundleError when a model whose results are sent cannot be loaded. A shadow model
+        that cannot is logged only: its jobs fail with the reason, and real work goes on.
+        """
+        if self._settings.worker.serves in _ANALYSES:
+            for selector in self._settings.models:
+                self.get(selector)
+        shadow = self._settings.shadow.model
+        if shadow is not None and self._settings.worker.serves in _COMPARES:
+            try:
+                self.get(shadow)
+            except BundleError:
+                log.exception("the shadow model cannot be loaded; nothing will be compared")
+
+
+def verify_models(settings: Settings) -> None:
+    """Raise BundleError unless every model whose results are sent is installed and whole."""
+    if settings.worker.serves in _ANALYSES:
+        for selector in settings.models:
+            find_bundle(selector, settings.worker.bundle_dirs)
+
+
+def what_is_installed(settings: Settings) -> dict[str, object]:
+    """Answer the node's question which models this worker could load, and for what it works."""
+    try:
+        names = [it.metadata.name for it in installed_bundles(settings.worker.bundle_dirs)]
+    except BundleError as error:
+        return {"models": [], "serves": settings.worker.serves, "problem": str(error)}
+    return {"models": names, "serves": settings.worker.serves, "problem": None}
 
 
 def _share_of_cores(processes: int) -> int:

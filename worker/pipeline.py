@@ -46,7 +46,7 @@ def analyse_image(
     return AnalysedImage(
         image=image,
         masks=masks,
-        measurements=measure(masks, image.spacing, settings.analysis),
+        measurements=measure(masks, image.spacing, settings.analysis, image.orientation),
         model=segmenter.identity,
         configuration_hash=settings.analysis.configuration_hash(segmenter.configuration),
         data_set_sha256=data_set_sha256(path),

@@ -18,14 +18,24 @@ from models.files import atomic_write, new_key
 from models.imaging import Instance, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
-from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis
+from models.result import (
+    Analysis,
+    AnalysisCaveat,
+    Artifact,
+    ModelVersion,
+    ReportedAnalysis,
+    ShadowAnalysis,
+)
 from models.session import Database
 from models.states import ArtifactKind, InstanceState, JobState
+from worker.errors import BundleError
+from worker.figures import columns_of
 from worker.leases import held
-from worker.types import SIDES, AnalysedImage, ModelIdentity
+from worker.types import AnalysedImage, ModelIdentity
 
 _DETAIL_LENGTH = 400
 _BLAMELESS = (OSError, OperationalError, InterfaceError, PoolTimeoutError)
+_REASONS: dict[type[BaseException], Reason] = {BundleError: Reason.MODEL_UNAVAILABLE}
 _PAUSE = timedelta(seconds=2)
 _BLAMELESS_PAUSE = timedelta(seconds=15)
 
@@ -124,14 +134,49 @@ class ResultStore:
         with self._database.write() as session:
             job, instance = _analyse_job(session, job_id)
             advance(session, instance, state, reason=reason.value, detail=detail[:_DETAIL_LENGTH])
-            end = JobState.FAILED if state is InstanceState.FAILED else JobState.DONE
-            advance(session, job, end, finished_at=utc_now(), error=reason.value)
+            advance(session, job, _end_of(state), finished_at=utc_now(), error=reason.value)
             record(
                 session,
                 AuditAction.INSTANCE_ANALYSED,
                 state.value,
                 sop_instance_uid=instance.sop_instance_uid,
                 details={"reason": reason.value},
+            )
+
+    def store_shadow(self, job_id: int, model_version_id: int, result: AnalysedImage) -> None:
+        """Store what a second model measured and end its job. Raises LeaseLostError.
+
+        Figures only: no file is written, and no instance, study or report hears of it.
+        """
+        with self._database.write() as session:
+            job, instance = _shadow_job(session, job_id)
+            session.add(
+                ShadowAnalysis(
+                    job_id=job.id, model_version_id=model_version_id, **columns_of(result)
+                )
+            )
+            advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
+            record(
+                session,
+                AuditAction.SHADOW_ANALYSED,
+                "analysed",
+                sop_instance_uid=instance.sop_instance_uid,
+                details=_provenance(result),
+            )
+
+    def store_no_shadow(
+        self, job_id: int, state: InstanceState, reason: Reason, detail: str
+    ) -> None:
+        """End a shadow job without figures, with the reason. Raises LeaseLostError."""
+        with self._database.write() as session:
+            job, instance = _shadow_job(session, job_id)
+            advance(session, job, _end_of(state), finished_at=utc_now(), error=reason.value)
+            record(
+                session,
+                AuditAction.SHADOW_ANALYSED,
+                state.value,
+                sop_instance_uid=instance.sop_instance_uid,
+                details={"reason": reason.value, "detail": detail[:_DETAIL_LENGTH]},
             )
 
     def store_report(self, job_id: int, analyses: Sequence[Analysis], product: Product) -> None:
@@ -178,11 +223,12 @@ class ResultStore:
         until it works, so a full disk over a weekend fails no study.
         """
         blameless = isinstance(error, _BLAMELESS)
-        name = type(error).__name__
+        reason = _REASONS.get(type(error), Reason.INTERNAL_ERROR)
+        name = reason.value if type(error) in _REASONS else type(error).__name__
         with self._database.write() as session:
             job = held(session, job_id)
             if not blameless and job.attempts >= max_attempts:
-                _fail_instance(session, job)
+                _fail_instance(session, job, reason)
                 advance(session, job, JobState.DEAD, finished_at=utc_now(), error=name)
                 return
             pause = _BLAMELESS_PAUSE if blameless else _PAUSE * job.attempts
@@ -227,9 +273,17 @@ def _report_job(session: Session, job_id: int) -> tuple[Job, Study]:
     return job, session.get_one(Study, job.study_id)
 
 
-def _fail_instance(session: Session, job: Job) -> None:
-    if job.instance is not None:
-        reason = Reason.INTERNAL_ERROR
+def _shadow_job(session: Session, job_id: int) -> tuple[Job, Instance]:
+    job = held(session, job_id)
+    return job, session.get_one(Analysis, job.analysis_id).instance
+
+
+def _end_of(state: InstanceState) -> JobState:
+    return JobState.FAILED if state is InstanceState.FAILED else JobState.DONE
+
+
+def _fail_instance(session: Session, job: Job, reason: Reason) -> None:
+    if job.instance is not None:  # a shadow job has none
         advance(
             session,
             job.instance,
@@ -247,30 +301,11 @@ def _set_figure(study: Study, analyses: Sequence[Analysis]) -> None:
 
 
 def _analysis(result: AnalysedImage, instance_id: int, model_version_id: int) -> Analysis:
-    columns: dict[str, object] = {}
-    for side in SIDES:
-        measured = result.measurements.side(side)
-        columns |= {
-            f"opacity_percent_{side}": measured.percent,
-            f"lung_pixels_{side}": measured.lung_pixels,
-            f"opacity_pixels_{side}": measured.opacity_pixels,
-            f"lung_area_mm2_{side}": measured.lung_area_mm2,
-            f"opacity_area_mm2_{side}": measured.opacity_area_mm2,
-        }
-    spacing = result.image.spacing
     return Analysis(
         instance_id=instance_id,
         model_version_id=model_version_id,
-        configuration_hash=result.configuration_hash,
-        severity=result.measurements.severity.value,
-        spacing_row_mm=spacing.row_mm if spacing else None,
-        spacing_column_mm=spacing.column_mm if spacing else None,
-        spacing_basis=spacing.basis.value if spacing else None,
-        orientation_assumed=result.image.orientation.assumed,
-        notes=list(result.image.notes),
-        device=result.device,
-        seconds=result.seconds,
-        **columns,
+        caveats=[AnalysisCaveat(caveat=caveat.value) for caveat in result.caveats],
+        **columns_of(result),
     )
 
 

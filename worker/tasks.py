@@ -1,9 +1,10 @@
-"""The two tasks: take an id, lease the row, do the work, write the outcome. Safe to repeat."""
+"""The three tasks: take an id, lease the row, do the work, write the outcome. Safe to repeat."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -11,31 +12,26 @@ from pydicom import dcmread
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from models.imaging import Instance
 from models.job import Job
 from models.reasons import SENTENCES, Reason
 from models.result import Analysis, Artifact, newest_analyses
 from models.session import Database
 from models.settings import Settings
-from models.states import ArtifactKind, InstanceState
+from models.states import ArtifactKind, InstanceState, JobKind
 from worker.capture import display_png, overlay_png
 from worker.equipment import ObjectContext, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
+from worker.figures import measurements_of, spacing_of
 from worker.leases import LeaseLostError, claim, heartbeat
-from worker.loading import LoadedModels
+from worker.loading import LoadedModel, LoadedModels
 from worker.pipeline import analyse_image
-from worker.report import ReportImage, build_report
+from worker.report import build_report
+from worker.report_groups import ReportImage
 from worker.results import Product, ResultStore
 from worker.sandbox import Sandbox
 from worker.segmentation import build_segmentation
-from worker.types import (
-    AnalysedImage,
-    Measurements,
-    ModelIdentity,
-    Severity,
-    SideMeasurement,
-    Spacing,
-    SpacingBasis,
-)
+from worker.types import AnalysedImage, Caveat, ModelIdentity
 
 log = logging.getLogger(__name__)
 
@@ -56,21 +52,22 @@ def analyse(job_id: int, runtime: Runtime) -> None:
     with _leased(job_id, runtime) as job:
         if job is None:
             return
-        try:
-            model = runtime.models.get(job.model_selector or "")
-            result = analyse_image(
-                _source(runtime, job), runtime.sandbox, model.segmenter, runtime.settings
-            )
+        with _ended_by(partial(runtime.store.store_no_result, job_id), job_id):
+            model, result = _analysed(job, runtime)
             products = _products(result, _context(runtime, job))
             runtime.store.store_analysis(job_id, model.model_version_id, result, products)
             log.info("job %d: analysed in %.2f s", job_id, result.seconds)
-        except NotAnalysable as outcome:
-            _no_result(runtime, job_id, InstanceState.NOT_ANALYSED, outcome.reason, outcome.detail)
-        except AnalysisFailed as outcome:
-            _no_result(runtime, job_id, InstanceState.FAILED, outcome.reason, outcome.detail)
-        except SoftTimeLimitExceeded:
-            reason = Reason.TIME_LIMIT
-            _no_result(runtime, job_id, InstanceState.FAILED, reason, SENTENCES[reason])
+
+
+def shadow(job_id: int, runtime: Runtime) -> None:
+    """Measure the image of an analysis with a second model; nothing comes of it but figures."""
+    with _leased(job_id, runtime) as job:
+        if job is None:
+            return
+        with _ended_by(partial(runtime.store.store_no_shadow, job_id), job_id):
+            model, result = _analysed(job, runtime)
+            runtime.store.store_shadow(job_id, model.model_version_id, result)
+            log.info("job %d: shadow analysis in %.2f s", job_id, result.seconds)
 
 
 def report(job_id: int, runtime: Runtime) -> None:
@@ -105,20 +102,40 @@ def _leased(job_id: int, runtime: Runtime) -> Iterator[Job | None]:
             log.warning("job %d: the lease was taken back, nothing stored", job_id)
 
 
-def _no_result(
-    runtime: Runtime, job_id: int, state: InstanceState, reason: Reason, detail: str
-) -> None:
+@contextmanager
+def _ended_by(end: Callable[[InstanceState, Reason, str], None], job_id: int) -> Iterator[None]:
+    """Let the type of what the block raises decide the outcome (worker.errors)."""
+    state, reason, detail = InstanceState.FAILED, Reason.TIME_LIMIT, SENTENCES[Reason.TIME_LIMIT]
+    try:
+        yield
+    except NotAnalysable as outcome:
+        state, reason, detail = InstanceState.NOT_ANALYSED, outcome.reason, outcome.detail
+    except AnalysisFailed as outcome:
+        reason, detail = outcome.reason, outcome.detail
+    except SoftTimeLimitExceeded:
+        pass
+    else:
+        return
     log.info("job %d: %s: %s", job_id, state.value, reason.value)
-    runtime.store.store_no_result(job_id, state, reason, detail)
+    end(state, reason, detail)
+
+
+def _analysed(job: Job, runtime: Runtime) -> tuple[LoadedModel, AnalysedImage]:
+    model = runtime.models.get(job.model_selector or "")
+    source = _source(runtime, job)
+    return model, analyse_image(source, runtime.sandbox, model.segmenter, runtime.settings)
 
 
 def _source(runtime: Runtime, job: Job) -> Path:
+    """Return the file that an analyse or a shadow job is about."""
+    wanted = select(Instance.storage_key)
+    if job.kind is JobKind.SHADOW:
+        wanted = wanted.join(Analysis, Analysis.instance_id == Instance.id)
+        wanted = wanted.where(Analysis.id == job.analysis_id)
+    else:
+        wanted = wanted.where(Instance.id == job.instance_id)
     with runtime.database.read() as session:
-        instance = session.get_one(Job, job.id).instance
-        if instance is None:
-            msg = f"job {job.id} is no analyse job"
-            raise TypeError(msg)
-        return runtime.settings.spool_dir / instance.storage_key
+        return runtime.settings.spool_dir / session.scalars(wanted).one()
 
 
 def _context(runtime: Runtime, job: Job) -> ObjectContext:
@@ -179,36 +196,12 @@ def _report_image(runtime: Runtime, session: Session, analysis: Analysis) -> Rep
     return ReportImage(
         header=runtime.sandbox.header(settings.spool_dir / instance.storage_key),
         seg=dcmread(settings.artifact_dir / seg_key, stop_before_pixels=True),
-        measurements=_measurements(analysis),
+        measurements=measurements_of(analysis),
         model=ModelIdentity(model.name, model.version, model.sha256),
         configuration_hash=analysis.configuration_hash,
         data_set_sha256=instance.data_set_sha256,
-        spacing=_spacing(analysis),
+        spacing=spacing_of(analysis),
         orientation_assumed=analysis.orientation_assumed,
         notes=tuple(analysis.notes),
-    )
-
-
-def _spacing(analysis: Analysis) -> Spacing | None:
-    if analysis.spacing_row_mm is None or analysis.spacing_column_mm is None:
-        return None
-    basis = SpacingBasis(str(analysis.spacing_basis))
-    return Spacing(analysis.spacing_row_mm, analysis.spacing_column_mm, basis)
-
-
-def _measurements(analysis: Analysis) -> Measurements:
-    def side(name: str) -> SideMeasurement:
-        return SideMeasurement(
-            lung_pixels=getattr(analysis, f"lung_pixels_{name}"),
-            opacity_pixels=getattr(analysis, f"opacity_pixels_{name}"),
-            percent=getattr(analysis, f"opacity_percent_{name}"),
-            lung_area_mm2=getattr(analysis, f"lung_area_mm2_{name}"),
-            opacity_area_mm2=getattr(analysis, f"opacity_area_mm2_{name}"),
-        )
-
-    return Measurements(
-        total=side("total"),
-        left=side("left"),
-        right=side("right"),
-        severity=Severity(analysis.severity),
+        caveats=tuple(Caveat(row.caveat) for row in analysis.caveats),
     )

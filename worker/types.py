@@ -35,6 +35,22 @@ class Severity(StrEnum):
     SEVERE = "severe"
 
 
+class Zone(StrEnum):
+    """A third of one lung's height, named from the patient's side."""
+
+    RIGHT_UPPER = "right_upper"
+    RIGHT_MIDDLE = "right_middle"
+    RIGHT_LOWER = "right_lower"
+    LEFT_UPPER = "left_upper"
+    LEFT_MIDDLE = "left_middle"
+    LEFT_LOWER = "left_lower"
+
+    @property
+    def side(self) -> Side:
+        """The lung that the zone is a part of."""
+        return "left" if self.value.startswith("left") else "right"
+
+
 class Caveat(StrEnum):
     """Why an analysed image's figure deserves a second look; SR, database and listings carry it."""
 
@@ -109,13 +125,38 @@ class LungMasks:
 
 @dataclass(frozen=True)
 class SideMeasurement:
-    """Areas of one side. `percent` is None when that side has no lung pixels."""
+    """Areas of one side. `percent` and its band are None when that side has no lung pixels."""
 
     lung_pixels: int
     opacity_pixels: int
     percent: float | None
     lung_area_mm2: float | None
     opacity_area_mm2: float | None
+    severity: Severity | None = None
+
+
+@dataclass(frozen=True)
+class ZoneMeasurement:
+    """Opaque share of one zone and its grade 0..3; None when the zone has no lung pixels."""
+
+    percent: float | None
+    grade: int | None
+
+
+@dataclass(frozen=True)
+class ZoneScore:
+    """The six zones of one image; all six are always there."""
+
+    zones: dict[Zone, ZoneMeasurement]
+
+    def score(self, side: Side) -> int | None:
+        """Return the sum of the grades: 0..9 of one lung, 0..18 of both.
+
+        None when a zone of them has no grade: a sum over fewer zones would look like less disease.
+        """
+        grades = [it.grade for zone, it in self.zones.items() if side in {zone.side, "total"}]
+        known = [grade for grade in grades if grade is not None]
+        return sum(known) if len(known) == len(grades) else None
 
 
 @dataclass(frozen=True)
@@ -126,6 +167,7 @@ class Measurements:
     left: SideMeasurement
     right: SideMeasurement
     severity: Severity
+    zones: ZoneScore | None = None  # None: the setting is off
 
     def side(self, side: Side) -> SideMeasurement:
         """Return the measurement of `side`."""

@@ -10,7 +10,8 @@ import pytest
 from builders import DX, analysed_image, chest_dataset, chest_image, object_context
 
 from worker.equipment import to_bytes
-from worker.report import ReportImage, build_report
+from worker.report import build_report
+from worker.report_groups import ReportImage
 from worker.segmentation import build_segmentation
 from worker.types import Orientation
 

@@ -24,7 +24,8 @@ from pydicom.tag import Tag
 
 from worker.codes import OPACITY_PERCENT
 from worker.equipment import to_bytes
-from worker.report import ReportImage, build_report
+from worker.report import build_report
+from worker.report_groups import ReportImage
 from worker.segmentation import build_segmentation
 from worker.types import AnalysedImage, ChestImage, LungMasks, Orientation, SideMeasurement
 
