@@ -1,0 +1,1 @@
+"""The report on a model: what it measures, on which pictures, and how sure that is."""

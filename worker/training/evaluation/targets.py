@@ -1,0 +1,85 @@
+"""What a model should reach, what readers reach, and what others have published."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from worker.training.evaluation.estimates import Estimate
+
+Verdict = Literal["met", "missed", "not measured"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One bound on one figure; `at_least` or else at most. `unit` is what follows the number."""
+
+    section: str
+    figure: str
+    label: str
+    bound: float
+    at_least: bool
+    unit: str = ""
+
+    def verdict(self, estimate: Estimate | None) -> Verdict:
+        """Judge the figure itself, not its interval."""
+        if estimate is None or estimate.value is None:
+            return "not measured"
+        met = estimate.value >= self.bound if self.at_least else estimate.value <= self.bound
+        return "met" if met else "missed"
+
+    def is_certain(self, estimate: Estimate) -> bool:
+        """Say whether the whole interval lies on one side of the bound."""
+        if estimate.low is None or estimate.high is None:
+            return False
+        return not estimate.low < self.bound < estimate.high
+
+
+TARGETS: Final = (
+    Target("opacity", "dice_pooled", "Opacity Dice, pixels pooled", 0.74, at_least=True),
+    Target("opacity", "dice_mean", "Opacity Dice, mean per image", 0.70, at_least=True),
+    Target("opacity", "recall", "Opacity recall, pixels pooled", 0.70, at_least=True),
+    Target("lungs", "lung_dice", "Lungs Dice, mean per image", 0.95, at_least=True),
+    Target("percent", "mae", "Percentage, mean absolute error", 10.0, at_least=False,
+           unit="points"),
+    Target("normals", "median", "Normals never trained on, median", 2.0, at_least=False, unit="%"),
+    Target("normals", "p90", "Normals never trained on, 90th percentile", 10.0, at_least=False,
+           unit="%"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures of others, as they published them, and what may be compared with ours."""
+
+    name: str
+    data: str
+    figures: str
+    comparable: str
+
+
+READERS: Final = (
+    Published(
+        "Two readers of the same pictures",
+        "15 of our test collection, opacity; the lungs by gb and v7",
+        "opacity Dice 0.761 pooled, 0.484 mean per image; percentages differ by 15 points on "
+        "average; lungs Dice 0.947",
+        "Yes, as a ceiling: same pictures, same definitions. A model trained on one reader can "
+        "come closer to that reader than the other one does.",
+    ),
+)
+ANCESTORS: Final = (
+    Published(
+        "ResNet18-UNet",
+        "221 rural radiographs, validation part",
+        "F1 0.643, IoU 0.496 at its best epoch; F1 0.623, IoU 0.476 at the last",
+        "No: other pictures, lungs about 29 % smaller (without the region behind the heart), and "
+        "the best epoch was picked on the pictures it was measured on. The figures are averages: "
+        "pooled pixels would give F1 0.663 with this IoU.",
+    ),
+    Published(
+        "Adversarial network (GAN)",
+        "the gb collection, in a division of its own",
+        "Dice 0.886 in training, 0.501 on test; recall 0.474, precision 0.532",
+        "Partly: same collection and readers, but other test pictures. Precision and recall give "
+        "this Dice exactly, as pooled pixels do. The training figure compares with nothing here.",
+    ),
+)
