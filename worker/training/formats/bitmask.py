@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from worker.training.formats.regions import check_size
 from worker.types import Mask
 
 _LEFT, _RIGHT, _OPACITY = 1, 2, 4 | 8
@@ -27,9 +28,7 @@ def read(path: Path, shape: tuple[int, int], _image: Path) -> tuple[Mask, Mask, 
     if mode not in {"L", "P"}:
         msg = f"a bit mask is an 8-bit PNG of one channel, this one has mode {mode}"
         raise ValueError(msg)
-    if bits.shape != shape:
-        msg = f"it has {bits.shape[0]} x {bits.shape[1]} pixels, the image {shape[0]} x {shape[1]}"
-        raise ValueError(msg)
+    check_size((bits.shape[0], bits.shape[1]), shape)
     if bits.max(initial=0) > _ALL:
         msg = f"it holds the value {bits.max()}; the bits of a mask add up to {_ALL} at most"
         raise ValueError(msg)
