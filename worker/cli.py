@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from worker.analyse import FileResult
 
 Command = Callable[..., None]
-_TRAINING: Final = ("train", "evaluate", "models", "phantom")
+_TRAINING: Final = ("train", "evaluate", "models", "phantom", "convert-keras")
 _COLOURS: Final = {"analysed": "green", "not_analysed": "yellow", "failed": "red"}
 
 
@@ -69,8 +69,10 @@ class _LazyGroup(click.Group):
 
 def _training_commands() -> dict[str, click.Command]:
     from worker.training import commands
+    from worker.training.convert_command import convert_keras
 
     found = {name: getattr(commands, name, None) for name in _TRAINING}
+    found["convert-keras"] = convert_keras
     ready = {name: it for name, it in found.items() if isinstance(it, click.Command)}
     for command in ready.values():
         known = {parameter.name for parameter in command.params}

@@ -5,6 +5,7 @@ WorkerError
 ├── AnalysisFailed  final: the file broke the analysis (decoder crash, time, memory)
 ├── BundleError     the installed model is unusable
 ├── ManifestError   a data set to train on is described wrongly
+├── WeightsFileError  a file of weights to convert does not hold what the network needs
 └── DecoderStartError  the decoder process does not start; no fault of the file
 Anything else is retryable: the job goes back to the queue until its attempts are used up.
 """
@@ -39,6 +40,10 @@ class BundleError(WorkerError):
 
 class ManifestError(WorkerError):
     """A manifest of radiographs, or what it names, is missing or wrong; says where."""
+
+
+class WeightsFileError(WorkerError):
+    """A file of weights to convert is unreadable or of another network; names layer and shapes."""
 
 
 class DecoderStartError(WorkerError):

@@ -10,6 +10,8 @@ from typing import Any, Final
 import torch
 from monai.networks.nets import BasicUNet, FlexibleUNet, UNet
 
+from worker.preactivation_unet import OpacityWithLungs
+
 LABELS: Final = ("left_lung", "right_lung", "opacity")
 
 
@@ -35,10 +37,22 @@ def _resnet18_unet(options: Mapping[str, Any]) -> torch.nn.Module:
     )
 
 
+def _keras_resnet18_unet(options: Mapping[str, Any]) -> torch.nn.Module:
+    """Opacity of the first ancestor, lungs of the network that the option `lungs` describes."""
+    chosen: dict[str, Any] = {
+        "lungs": {"name": "unet"},
+        "lungs_size": None,
+        "input_range": (0.0, 255.0),
+        **options,
+    }
+    return OpacityWithLungs(**chosen | {"lungs": build_network(chosen["lungs"])})
+
+
 _BUILDERS: Final[dict[str, Callable[[Mapping[str, Any]], torch.nn.Module]]] = {
     "unet": _unet,
     "basic-unet": _basic_unet,
     "resnet18-unet": _resnet18_unet,
+    "keras-resnet18-unet": _keras_resnet18_unet,
 }
 NETWORKS: Final = tuple(_BUILDERS)
 
