@@ -3,15 +3,24 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from migrations.schema import upgrade
 from models.audit import AuditAction, AuditEvent
 from models.delivery import Destination
 from models.imaging import Instance, Series, Study
-from models.job import Job
-from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis
+from models.job import SHADOW, Job
+from models.result import (
+    Analysis,
+    AnalysisCaveat,
+    Artifact,
+    ModelVersion,
+    ReportedAnalysis,
+    ShadowAnalysis,
+)
 from models.session import Database
 from models.states import ArtifactKind, InstanceState, JobKind, JobState
 
@@ -46,6 +55,7 @@ def add_instance(
     state: InstanceState = InstanceState.RECEIVED,
     presentation_intent: str | None = None,
     storage_key: str | None = None,
+    calling_aet: str = "PACS",
 ) -> int:
     """Add one instance to a study (made when new) and return its id."""
     with database.write() as session:
@@ -65,7 +75,7 @@ def add_instance(
             state=state,
             presentation_intent=presentation_intent,
             patient_id="P1",
-            calling_aet="PACS",
+            calling_aet=calling_aet,
             called_aet="NODE",
         )
         session.add(instance)
@@ -82,21 +92,22 @@ def add_job(database: Database, instance_id: int, state: JobState = JobState.PEN
         return job.id
 
 
-def add_analysis(database: Database, instance_id: int, percent: float = 12.5) -> tuple[int, int]:
+def add_analysis(
+    database: Database,
+    instance_id: int,
+    percent: float = 12.5,
+    *,
+    severity: str = "mild",
+    model: str = "unet",
+    caveats: tuple[str, ...] = (),
+) -> tuple[int, int]:
     """Add an analysis with its SEG artifact; return the ids of both."""
     with database.write() as session:
-        model = session.scalar(select(ModelVersion))
-        if model is None:
-            model = ModelVersion(name="unet", version="1", sha256="f" * 64)
         analysis = Analysis(
             instance_id=instance_id,
-            model_version=model,
-            configuration_hash="c" * 64,
-            severity="mild",
-            orientation_assumed=False,
-            device="cpu",
-            seconds=0.1,
-            **_numbers(percent),
+            model_version=_model(session, model),
+            caveats=[AnalysisCaveat(caveat=name) for name in caveats],
+            **_numbers(percent, severity),
         )
         segmentation = Artifact(
             kind=ArtifactKind.SEG,
@@ -110,6 +121,50 @@ def add_analysis(database: Database, instance_id: int, percent: float = 12.5) ->
         session.add(segmentation)
         session.flush()
         return analysis.id, segmentation.id
+
+
+def add_shadow_job(
+    database: Database,
+    analysis_id: int,
+    *,
+    model: str = "unet-next",
+    state: JobState = JobState.PENDING,
+    error: str | None = None,
+) -> int:
+    """Add the shadow job of an analysis and return its id."""
+    with database.write() as session:
+        job = Job(
+            kind=JobKind.SHADOW,
+            analysis_id=analysis_id,
+            model_selector=model,
+            priority=SHADOW,
+            state=state,
+            error=error,
+        )
+        session.add(job)
+        session.flush()
+        return job.id
+
+
+def add_shadow_analysis(
+    database: Database,
+    analysis_id: int,
+    percent: float,
+    *,
+    severity: str = "mild",
+    model: str = "unet-next",
+) -> int:
+    """Add a shadow job that is done, with its figures; return the job's id."""
+    job_id = add_shadow_job(database, analysis_id, model=model, state=JobState.DONE)
+    with database.write() as session:
+        session.add(
+            ShadowAnalysis(
+                job_id=job_id,
+                model_version=_model(session, model),
+                **_numbers(percent, severity),
+            )
+        )
+    return job_id
 
 
 def add_report(
@@ -140,8 +195,21 @@ def add_report(
         return report.id
 
 
-def _numbers(percent: float) -> dict[str, float | int]:
-    numbers: dict[str, float | int] = {}
+def _model(session: Session, name: str) -> ModelVersion:
+    model = session.scalar(select(ModelVersion).where(ModelVersion.name == name))
+    return model or ModelVersion(name=name, version="1", sha256="f" * 64)
+
+
+def _numbers(percent: float, severity: str) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        "configuration_hash": "c" * 64,
+        "severity": severity,
+        "severity_left": severity,
+        "severity_right": severity,
+        "orientation_assumed": False,
+        "device": "cpu",
+        "seconds": 0.1,
+    }
     for side in ("total", "left", "right"):
         numbers |= {
             f"opacity_percent_{side}": percent,

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import DX, analysed_image, chest_dataset, chest_image, object_context
+from builders import DX, analysed_image, chest_dataset, chest_image, lung_masks, object_context
 
+from models.settings import AnalysisSettings
 from worker.equipment import to_bytes
+from worker.measurements import measure
 from worker.report import build_report
 from worker.report_groups import ReportImage
 from worker.segmentation import build_segmentation
-from worker.types import Orientation
+from worker.types import Caveat, Orientation
 
 SOURCES: dict[str, dict[str, Any]] = {
     "cr": {},
@@ -36,19 +38,15 @@ def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path]:
         notes=("A note.",),
         **({} if stated else {"spacing": None}),
     )
-    analysed = analysed_image(image)
-    seg = build_segmentation(analysed, object_context())
-    report_image = ReportImage(
-        header=image.header,
-        seg=seg,
-        measurements=analysed.measurements,
-        model=analysed.model,
-        configuration_hash=analysed.configuration_hash,
-        data_set_sha256=analysed.data_set_sha256,
-        spacing=image.spacing,
-        orientation_assumed=image.orientation.assumed,
-        notes=image.notes,
+    masks = lung_masks(*image.pixels.shape)
+    analysed = analysed_image(
+        image,
+        masks,
+        measurements=measure(masks, image.spacing, AnalysisSettings(zone_score=True)),
+        caveats=tuple(Caveat),
     )
+    seg = build_segmentation(analysed, object_context())
+    report_image = ReportImage.of(analysed, seg)
     first = build_report([report_image], object_context(), 1)
     second = build_report([report_image], object_context(), 2, predecessor=first)
     paths = folder / "a.seg.dcm", folder / "a.sr.dcm"
@@ -81,6 +79,8 @@ def test_dsrdump_reads_the_report(
     assert code == 0
     assert "Imaging Measurement Report" in said
     assert "Research use only, not for diagnosis" in said
+    assert "Upper zone of lung" in said
+    assert "not the Brixia score" in said
     problems = [line for line in said.splitlines() if re.match(r"[WEF]: ", line)]
     assert all("does not support this Specific Character Set" in line for line in problems)
 

@@ -22,12 +22,23 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 
-from worker.codes import OPACITY_PERCENT
+from models.settings import AnalysisSettings
+from worker.codes import LATERALITY, OPACITY_PERCENT, ZONE_GRADE, ZONE_SCORE, ZONE_SITES
 from worker.equipment import to_bytes
+from worker.measurements import measure
 from worker.report import build_report
 from worker.report_groups import ReportImage
 from worker.segmentation import build_segmentation
-from worker.types import AnalysedImage, ChestImage, LungMasks, Orientation, SideMeasurement
+from worker.types import (
+    SIDES,
+    AnalysedImage,
+    Caveat,
+    ChestImage,
+    LungMasks,
+    Orientation,
+    SideMeasurement,
+    Zone,
+)
 
 
 def _report_image(analysed: AnalysedImage) -> ReportImage:
@@ -199,6 +210,70 @@ def test_a_side_without_lung_has_no_percentage() -> None:
     changed = replace(image, measurements=replace(image.measurements, left=left))
     groups = _groups(build_report([changed], object_context(), 1))
     assert _value(groups["Left lung"], OPACITY_PERCENT) is None
+
+
+def test_each_lung_has_its_own_band() -> None:
+    report = build_report([_report_image(analysed_image())], object_context(), 1)
+    groups = _groups(report)
+    severity = codes.SCT.Severity.value
+    assert _codes(groups["Left lung"])[severity] == codes.SCT.Mild.value
+    assert _codes(groups["Right lung"])[severity] == codes.SCT.None_.value
+
+
+def _zoned(masks: LungMasks) -> AnalysedImage:
+    measured = measure(masks, None, AnalysisSettings(zone_score=True))
+    return analysed_image(chest_image(spacing=None), masks, measurements=measured)
+
+
+def _at_site(group: Any, name: Any) -> dict[tuple[str, str], float]:
+    """Values of the measurements of that name by (finding site, laterality)."""
+    found = {}
+    for item in group.get_measurements(name=name):
+        (site,) = item.finding_sites
+        found[site.value.value, site.laterality.value] = float(item.value)
+    return found
+
+
+def test_zones_are_reported_where_they_are_with_their_sums() -> None:
+    analysed = _zoned(lung_masks())
+    zones = analysed.measurements.zones
+    assert zones is not None
+    group = _groups(build_report([_report_image(analysed)], object_context(), 1))["Lung zones"]
+    sites = {zone: (ZONE_SITES[zone].value, LATERALITY[zone.side].value) for zone in Zone}
+    assert _at_site(group, ZONE_GRADE) == {
+        sites[zone]: it.grade for zone, it in zones.zones.items()
+    }
+    assert _at_site(group, OPACITY_PERCENT) == {
+        sites[zone]: pytest.approx(it.percent, abs=0.005) for zone, it in zones.zones.items()
+    }
+    assert sorted(_at_site(group, ZONE_SCORE).values()) == sorted(zones.score(it) for it in SIDES)
+    assert _codes(group)["ZONE_METHOD"] == "ZONE_BY_AREA"
+    assert "ZONE_SCORE" not in _codes(group)
+
+
+def test_a_sum_over_a_zone_without_lung_is_withheld_with_the_reason() -> None:
+    masks = lung_masks()
+    rows = np.flatnonzero(masks.left.any(axis=1))
+    third = rows.size // 3
+    masks.left[rows[0] + third : rows[0] + 2 * third + 1] = False
+    group = _groups(build_report([_report_image(_zoned(masks))], object_context(), 1))["Lung zones"]
+    assert len(_at_site(group, ZONE_GRADE)) == 5
+    assert list(_at_site(group, ZONE_SCORE)) == [
+        (codes.SCT.Lung.value, codes.SCT.Right.value),
+    ]
+    assert _codes(group)["ZONE_SCORE"] == "ZONE_WITHHELD"
+
+
+def test_without_the_setting_there_is_no_zone_group() -> None:
+    report = build_report([_report_image(analysed_image())], object_context(), 1)
+    assert "Lung zones" not in _groups(report)
+
+
+@pytest.mark.parametrize("caveat", Caveat)
+def test_a_caveat_stands_in_the_group_that_a_reader_wants(caveat: Caveat) -> None:
+    analysed = analysed_image(caveats=(caveat,))
+    report = build_report([_report_image(analysed)], object_context(), 1)
+    assert _codes(_groups(report)["Both lungs"])["CAVEAT"] == caveat.name
 
 
 HOSTILE = [b"A" * 400, b"A\\B\\C", b"x=y=z=w=v", b"a^b^c^d^e^f^g", b"\xff\xfe\x00", b"1e400", b"-5"]
