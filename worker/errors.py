@@ -5,6 +5,7 @@ WorkerError
 ├── AnalysisFailed  final: the file broke the analysis (decoder crash, time, memory)
 ├── BundleError     the installed model is unusable
 ├── ManifestError   a data set to train on is described wrongly
+├── RecipeError     a recipe of a training cannot be followed
 ├── WeightsFileError  a file of weights to convert does not hold what the network needs
 └── DecoderStartError  the decoder process does not start; no fault of the file
 Anything else is retryable: the job goes back to the queue until its attempts are used up.
@@ -40,6 +41,10 @@ class BundleError(WorkerError):
 
 class ManifestError(WorkerError):
     """A manifest of radiographs, or what it names, is missing or wrong; says where."""
+
+
+class RecipeError(WorkerError):
+    """A recipe is unreadable, or names what the data does not have; says where."""
 
 
 class WeightsFileError(WorkerError):

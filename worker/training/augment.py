@@ -1,20 +1,37 @@
-"""Random changes of a batch: what another machine, patient position or reader might have given."""
+"""Random changes of a picture: what another machine, position, patient or reader might have given.
+
+One dictionary per picture goes through MONAI's transforms; channels of `masks` are inside, left,
+right, opacity, and the supervision of the three. Every draw is a function of (seed, step, slot), so
+batches do not depend on workers, and a resumed run sees what an uninterrupted one would have.
+"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
 import torch
-from torch.nn import functional
+from monai.data import get_track_meta, set_track_meta
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCoarseDropoutd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandHistogramShiftd,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+)
+from torch.utils.data import Dataset
 
 from worker.preprocess import standardise
 from worker.training.datasets import Samples
 
-_ROTATION = math.radians(12.0)
-_SCALE = (0.85, 1.25)
-_ASPECT = 0.08
-_SHIFT = 0.08
-_LOG_GAMMA = 0.45
-_NOISE = 0.05
+_HALF: Final = 0.5
+_FULLY_JUDGED: Final = 0.99
+_MIRRORED: Final = [0, 2, 1, 3, 5, 4, 6]  # inside, left, right, opacity, supervision of the three
 
 
 @dataclass(frozen=True)
@@ -26,74 +43,100 @@ class Batch:
     supervised: torch.Tensor
 
 
-def pick(samples: Samples, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw `count` cases and return image, inside, targets and supervision as 8 float channels."""
-    index = torch.randint(len(samples), (count,), generator=generator)
-    parts = (samples.images, samples.inside, samples.targets, samples.supervised)
-    return torch.cat([part[index] for part in parts], dim=1).float() / 255.0
+def changes(size: int) -> Compose:
+    """Return the random changes of one picture of `size` x `size` on 0..1."""
+    image, both = ["image"], ["image", "masks"]
+    return Compose(
+        [
+            RandAffined(
+                both,
+                prob=1.0,
+                rotate_range=math.radians(12.0),
+                shear_range=0.06,
+                scale_range=((-0.2, 0.18), (-0.2, 0.18)),
+                translate_range=0.08 * size,
+                mode="bilinear",
+                padding_mode="zeros",
+            ),
+            RandHistogramShiftd(image, prob=0.3, num_control_points=(5, 9)),
+            RandAdjustContrastd(image, prob=0.7, gamma=(0.64, 1.57)),
+            RandScaleIntensityd(image, prob=0.5, factors=0.12),
+            RandShiftIntensityd(image, prob=0.5, offsets=0.08),
+            RandGaussianSmoothd(image, prob=0.3, sigma_x=(0.3, 1.6), sigma_y=(0.3, 1.6)),
+            RandGaussianNoised(image, prob=0.4, std=0.05),
+            RandCoarseDropoutd(
+                image,
+                prob=0.6,
+                holes=1,
+                max_holes=2,
+                spatial_size=round(0.04 * size),
+                max_spatial_size=round(0.18 * size),
+                fill_value=(0.0, 1.0),
+            ),
+        ]
+    )
 
 
-def augment(stacked: torch.Tensor, generator: torch.Generator) -> Batch:
-    """Move, mirror, and change the grey values of (batch, 8, size, size); standardise last."""
-    moved = _mirror(_move(stacked, generator), generator)
-    inside = moved[:, 1:2]
-    windowed = _grey_values(moved[:, :1], generator) * (inside > 0.5)  # noqa: PLR2004  half covered
-    images = standardise(_cut_out(windowed, generator), (inside > 0.5).float())  # noqa: PLR2004  half covered
-    supervised = (moved[:, 5:] > 0.99).float()  # noqa: PLR2004  fully judged
-    return Batch(images=images, targets=moved[:, 2:5], supervised=supervised)
+class Draws(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
+    """The pictures of every step; item `step * batch + slot` is the same whoever asks when.
 
+    `shares` says how many pictures of each pool stand in a batch, in that order. `missed` is the
+    cost of a missed opacity pixel in pictures of each pool.
+    """
 
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(count, generator=generator) * (high - low) + low
+    def __init__(
+        self,
+        pools: Mapping[str, Samples],
+        shares: Mapping[str, int],
+        steps: int,
+        seed: int,
+        missed: Mapping[str, float] | None = None,
+    ) -> None:
+        self._slots = [pool for pool, count in shares.items() for _ in range(count)]
+        self._pools = pools
+        self._steps = steps
+        self._seed = seed
+        self._missed = missed or {}
+        size = next(iter(pools.values())).images.shape[-1]
+        self._changes = changes(size)
 
+    @property
+    def batch(self) -> int:
+        """Pictures per step."""
+        return len(self._slots)
 
-def _move(stacked: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Rotate, scale, stretch and shift every case by its own affine map."""
-    count = len(stacked)
-    angle = _uniform(count, -_ROTATION, _ROTATION, generator)
-    scale = 1.0 / _uniform(count, *_SCALE, generator)
-    stretch = 1.0 + _uniform(count, -_ASPECT, _ASPECT, generator)
-    shift = _uniform(2 * count, -2 * _SHIFT, 2 * _SHIFT, generator).view(count, 2)
-    cosine, sine = angle.cos() * scale, angle.sin() * scale
-    rows = [
-        torch.stack([cosine * stretch, -sine, shift[:, 0]], dim=1),
-        torch.stack([sine, cosine / stretch, shift[:, 1]], dim=1),
-    ]
-    shape = list(stacked.shape)
-    grid = functional.affine_grid(torch.stack(rows, dim=1), shape, align_corners=False)
-    return functional.grid_sample(stacked, grid, mode="bilinear", align_corners=False)
+    def __len__(self) -> int:
+        return self._steps * self.batch
 
+    def __getitem__(self, item: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return image, targets and supervision, each (channels, size, size)."""
+        step, slot = divmod(item, self.batch)
+        random = np.random.default_rng([self._seed, step, slot])
+        pool = self._slots[slot]
+        samples = self._pools[pool]
+        chosen = int(random.integers(len(samples)))
+        self._changes.set_random_state(seed=int(random.integers(2**31)))
+        image, masks = self._changed(samples, chosen)
+        if random.random() < _HALF:
+            image, masks = image.flip(-1), masks.flip(-1)[_MIRRORED]
+        inside = (masks[:1] > _HALF).float()
+        targets = masks[1:4].clamp(0.0, 1.0)
+        supervised = torch.where(masks[4:] > _FULLY_JUDGED, 1.0, 0.0)
+        supervised[2] *= 1.0 + (self._missed.get(pool, 1.0) - 1.0) * targets[2]
+        windowed = (image.clamp(0.0, 1.0) * inside)[None]
+        return standardise(windowed, inside[None])[0], targets, supervised
 
-def _mirror(stacked: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Flip half of the cases left-right; the lungs change their names with their places."""
-    swapped = stacked.flip(-1)[:, [0, 1, 3, 2, 4, 6, 5, 7]]
-    chosen = torch.rand(len(stacked), 1, 1, 1, generator=generator) < 0.5  # noqa: PLR2004  half
-    return torch.where(chosen, swapped, stacked)
-
-
-def _grey_values(windowed: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Gamma, window, blur and noise."""
-    count = len(windowed)
-    gamma = _uniform(count, -_LOG_GAMMA, _LOG_GAMMA, generator).exp().view(-1, 1, 1, 1)
-    low = _uniform(count, -0.08, 0.08, generator).view(-1, 1, 1, 1)
-    high = _uniform(count, 0.88, 1.08, generator).view(-1, 1, 1, 1)
-    changed = ((windowed.clamp(min=0.0).pow(gamma) - low) / (high - low)).clamp(0.0, 1.0)
-    blurred = functional.avg_pool2d(changed, 3, stride=1, padding=1, count_include_pad=False)
-    weight = (_uniform(count, -1.0, 1.0, generator).clamp(min=0.0)).view(-1, 1, 1, 1)
-    strength = (_uniform(count, -_NOISE, _NOISE, generator).clamp(min=0.0)).view(-1, 1, 1, 1)
-    noise = torch.randn(windowed.shape, generator=generator) * strength
-    return (changed + weight * (blurred - changed) + noise).clamp(0.0, 1.0)
-
-
-def _cut_out(windowed: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Cover up to two small rectangles per case with one grey value: markers, devices, leads."""
-    size = windowed.shape[-1]
-    places = torch.arange(size).float() / size
-    for _ in range(2):
-        numbers = torch.rand(len(windowed), 5, 1, generator=generator)
-        half = 0.02 + 0.08 * numbers[:, 2:4]
-        rows = (places - numbers[:, 0]).abs() < half[:, 0] * (numbers[:, 4] < 0.6)  # noqa: PLR2004  half covered
-        columns = (places - numbers[:, 1]).abs() < half[:, 1]
-        box = (rows[:, :, None] & columns[:, None, :])[:, None]
-        windowed = torch.where(box, numbers[:, 4:5, :, None], windowed)
-    return windowed
+    def _changed(self, samples: Samples, chosen: int) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = (samples.inside, samples.targets, samples.supervised)
+        masks = torch.cat([part[chosen] for part in parts]).float() / 255.0
+        tracked = get_track_meta()
+        set_track_meta(False)  # plain tensors: twice as fast, and no metadata is wanted
+        try:
+            changed = self._changes(
+                {"image": samples.images[chosen].float() / 255.0, "masks": masks}
+            )
+        finally:
+            set_track_meta(tracked)
+        return changed["image"].as_subclass(torch.Tensor), changed["masks"].as_subclass(
+            torch.Tensor
+        )

@@ -31,6 +31,9 @@ class Recipe:
     lung_threshold: float = 0.5
     opacity_threshold: float = 0.5
     mirrored: bool = False
+    half: bool = False
+    command: str = ""
+    recipe: dict[str, Any] | None = None
 
 
 def write_bundle(folder: Path, network: torch.nn.Module, recipe: Recipe) -> Bundle:
@@ -40,12 +43,18 @@ def write_bundle(folder: Path, network: torch.nn.Module, recipe: Recipe) -> Bund
     """
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    weights = {name: _stored(value, recipe) for name, value in network.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # the writer makes it private; a bundle is for every user
     parameters = sum(value.numel() for value in network.parameters())
     _write_json(folder / "configs" / "inference.json", _inference(recipe))
     return _write_metadata(folder, _metadata(recipe, file_sha256(folder / WEIGHTS), parameters))
+
+
+def _stored(value: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Return a tensor as the file holds it: in half precision if the recipe says so."""
+    half = recipe.half and value.is_floating_point()
+    return (value.half() if half else value).contiguous()
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> Bundle:
@@ -83,6 +92,8 @@ def _metadata(recipe: Recipe, weights_sha256: str, parameters: int) -> dict[str,
         "lung_definition": "aerated lung fields including the region behind the heart",
         "data_manifest_sha256": recipe.data_manifest_sha256,
         "picture_licences": recipe.picture_licences,
+        "command": recipe.command,
+        "recipe": recipe.recipe,
         "training": recipe.training,
         "metrics": {},
         "monai_version": packages["monai"],

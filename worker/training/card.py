@@ -4,24 +4,25 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _ROWS: Final = (
-    ("opacity_dice_pooled", "Opacity Dice, pixels pooled"),
-    ("opacity_dice_mean", "Opacity Dice, mean per image"),
-    ("opacity_precision", "Opacity precision, pooled"),
-    ("opacity_recall", "Opacity recall, pooled"),
-    ("opacity_images", "Images with an opacity reading"),
-    ("percent_mae", "Percentage against the reader, mean absolute error (points)"),
-    ("percent_bias", "Percentage against the reader, bias (points)"),
-    ("lungs_dice_gb", "Lungs Dice, gb test part"),
-    ("lungs_dice_v7", "Lungs Dice, v7 test part"),
-    ("left_lung_dice", "Left lung Dice"),
-    ("right_lung_dice", "Right lung Dice"),
-    ("normals_held_out_percent_max", "Held-out normals (2), highest percentage"),
-    ("normals_trained_percent_median", "Normals seen in training (8), median percentage"),
-    ("normals_trained_percent_max", "Normals seen in training (8), highest percentage"),
-    ("phantoms", "Unseen phantoms, half of them without opacity"),
-    ("phantom_percent_mae", "Phantoms with opacity, mean absolute error (points)"),
-    ("phantom_percent_max_error", "Phantoms with opacity, largest error (points)"),
-    ("phantom_clear_percent_max", "Phantoms without opacity, highest percentage"),
+    ("opacity_dice_pooled", "cv_dice_pooled", "Opacity Dice, pixels pooled"),
+    ("opacity_dice_mean", "cv_dice_mean", "Opacity Dice, mean per image"),
+    ("opacity_precision", "cv_precision", "Opacity precision, pooled"),
+    ("opacity_recall", "cv_recall", "Opacity recall, pooled"),
+    ("opacity_images", "cv_images", "Images with an opacity reading"),
+    ("percent_mae", "cv_percent_mae", "Percentage against the reader, mean absolute error, points"),
+    ("percent_bias", "cv_percent_bias", "Percentage against the reader, bias, points"),
+    ("lungs_dice_gb", "", "Lungs Dice, gb readings"),
+    ("lungs_dice_v7", "", "Lungs Dice, v7 readings"),
+    ("left_lung_dice", "", "Left lung Dice"),
+    ("right_lung_dice", "", "Right lung Dice"),
+    ("normals_held_out", "cv_normals", "Normals never trained on"),
+    ("normals_held_out_percent_median", "cv_normals_median", "Normals, median percentage"),
+    ("normals_held_out_percent_p90", "cv_normals_p90", "Normals, 90th percentile of percentage"),
+    ("normals_held_out_percent_max", "", "Normals, highest percentage"),
+    ("phantoms", "", "Unseen phantoms, half of them without opacity"),
+    ("phantom_percent_mae", "", "Phantoms with opacity, mean absolute error, points"),
+    ("phantom_percent_max_error", "", "Phantoms with opacity, largest error, points"),
+    ("phantom_clear_percent_max", "", "Phantoms without opacity, highest percentage"),
 )
 
 _TEXT: Final = """# {name} {version}
@@ -48,24 +49,31 @@ published model) and another percentage: do not compare the two.
 |---|---|---|
 | ieee8023/covid-chestxray-dataset | pictures | per picture, see below |
 | GeneralBlockchain/covid-19-chest-xray-segmentations-dataset (gb) | lungs, opacity | see source |
-| v7labs/covid-19-xray-dataset (v7) | lungs; opacity only outside them | see source |
-| agchung/Actualmed-COVID-chestxray-dataset | 8 normals: no opacity | research purposes only |
+| v7labs/covid-19-xray-dataset (v7) | lungs; opacity outside them | see source |
+| NIH ChestX-ray14, "No Finding" (by way of muhammedtalo/COVID-19) | no opacity | attribution |
+| agchung/Actualmed-COVID-chestxray-dataset, "No finding" | no opacity | research purposes only |
 | phantoms drawn by this software | lungs and opacity, known exactly | part of the software |
 
-Licences of the labelled pictures that trained: {licences}.
+Licences of the pictures that trained: {licences}.
 Pictures under a no-derivatives licence were left out.
 
-Opacity is ground glass and consolidation together. The split is by patient, and no test picture
-trained. The recipe and its stages were revised after a first look at the test figures, so those of
-opacity are somewhat optimistic. SHA-256 of the case tables: `{manifest}`. To repeat the
-training:
+Opacity is ground glass and consolidation together. The split is by patient; no test picture and no
+held-out normal trained. Opacity of read patients was blended into normal lungs, and normal lungs
+into the chests of patients, so that every source shows both: a network that sees normals from one
+hospital only learns the hospital (`worker/training/grafts.py`). SHA-256 of the manifest:
+`{manifest}`. The same command on the same kind of machine gives the same weights:
 
-{training}
+    {command}
+
+| Stage | Steps | Input | Pictures per batch | Last loss |
+|---|---|---|---|---|
+{stages}
 
 ## Figures
 
-Measured by `python benchmarks/model_test.py --model {name}`, through the same code as a received
-file, at the thresholds above.
+Of the stored weights, by `dicom-worker evaluate --model {name}`, through the same code as a
+received file, at the thresholds above. The opacity threshold was chosen on the folds, never on the
+test part.
 
 {table}
 
@@ -75,12 +83,10 @@ their percentages differ by 15 points on average. Sixteen test pictures give a 9
 
 ## Limits
 
-- **False alarms on normal pictures.** The labelled pictures come almost all from sick patients.
-  Networks trained on them call opacity on some normal radiographs, most of all from other
-  hospitals (measured elsewhere with this recipe: median 18 to 30 % on public "No Finding"
-  pictures). A percentage above zero does not mean disease.
+- A percentage above zero does not mean disease: see the normals above. "No Finding" labels were
+  mined from reports and some are wrong.
 - Not trained for: children, lateral views, effusion, pneumothorax, masses, devices, post-operative
-  chests. The network does not know what it has not seen; views are rejected before it by headers.
+  chests. The network does not know what it has not seen; views are rejected before it.
 - Very dense consolidation can be left out of the lung field, which lowers the percentage where it
   matters most.
 - Pictures were 8-bit JPEG with at most 768 pixels on the long side; the window is the 1st to 99th
@@ -92,11 +98,6 @@ their percentages differ by 15 points on average. Sixteen test pictures give a 9
 
 def render_card(metadata: Mapping[str, Any]) -> str:
     """Return the model card of `configs/metadata.json`."""
-    metrics = metadata["metrics"]
-    lines = ["| Figure | Value |", "|---|---|"]
-    lines += [f"| {label} | {_show(metrics[key])} |" for key, label in _ROWS if key in metrics]
-    name, stages = metadata["name"], metadata["training"]
-    commands = [_command(name, number, stage) for number, stage in enumerate(stages)]
     counts = metadata["picture_licences"].items()
     return _TEXT.format(
         name=metadata["name"],
@@ -113,20 +114,26 @@ def render_card(metadata: Mapping[str, Any]) -> str:
         licence=metadata["licence"],
         licences=", ".join(f"{name} {count}" for name, count in counts) or "none",
         manifest=metadata["data_manifest_sha256"],
-        training="\n".join(commands),
-        table="\n".join(lines),
+        command=metadata["command"],
+        stages="\n".join(_stage(*pair) for pair in enumerate(metadata["training"], start=1)),
+        table=_table(metadata["metrics"]),
     )
 
 
-def _command(name: str, number: int, stage: Mapping[str, Any]) -> str:
-    """Return the command that repeats one stage, as an indented line of Markdown."""
-    start = f" --start stage{number}/{name}" if number else ""
-    shares = "".join(f" --share {kind} {count}" for kind, count in stage["shares"].items())
-    return (
-        f"    dicom-worker train --name {name} --out stage{number + 1}{start} "
-        f"--steps {stage['steps']} --seed {stage['seed']} "
-        f"--learning-rate {stage['learning_rate']} --phantoms {stage['phantoms']}{shares}"
-    )
+def _stage(number: int, stage: Mapping[str, Any]) -> str:
+    shares = ", ".join(f"{count} {pool}" for pool, count in stage["shares"].items())
+    size = stage["size"]
+    return f"| {number} | {stage['steps']} | {size} x {size} | {shares} | {stage['final_loss']} |"
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    lines = ["| Figure | Test part | Cross-validation |", "|---|---|---|"]
+    for of_test, of_folds, label in _ROWS:
+        values = [metrics.get(of_test), metrics.get(of_folds)]
+        if any(value is not None for value in values):
+            shown = " | ".join("" if value is None else _show(value) for value in values)
+            lines.append(f"| {label} | {shown} |")
+    return "\n".join(lines)
 
 
 def _show(value: float) -> str:

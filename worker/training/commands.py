@@ -11,65 +11,56 @@ from typing import Any
 
 import click
 
-from worker.errors import BundleError
+from worker.errors import BundleError, WorkerError
 from worker.registry import Bundle, installed_bundles
 
-_SHARE = (click.Choice(["gb", "v7", "phantom", "normal"]), click.IntRange(min=1))
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command()
+@click.option("--config", "recipe", default="unet", show_default=True, help="Recipe: TOML or name.")
 @click.option("--data", type=_FOLDER, help="Data folder; default: DICOM_NODE_TEST_DATA.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder that receives NAME/, a bundle.")
-@click.option("--name", default="unet", show_default=True, help="Name of the model.")
-@click.option("--model-version", default="1.0.0", show_default=True, help="Its version.")
-@click.option("--steps", type=click.IntRange(min=1), default=2800, show_default=True)
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End by the clock.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-3)
-@click.option("--phantoms", type=click.IntRange(min=0), default=400, show_default=True)
-@click.option("--share", "shares", type=_SHARE, multiple=True, help="KIND N: cases per batch.")
-@click.option("--start", type=_FOLDER, help="Bundle folder to go on from.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.")
-def train(  # noqa: PLR0913  one argument per option
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--cross-validate", is_flag=True, help="Only the folds: figures and threshold.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Folds at once.")
+@click.option("--loaders", type=click.IntRange(min=0), default=0, help="Processes that load.")
+def train(
     *,
+    recipe: str,
     data: Path | None,
     out: Path,
-    name: str,
-    model_version: str,
-    steps: int,
-    minutes: float | None,
-    seed: int,
-    learning_rate: float,
-    phantoms: int,
-    shares: tuple[tuple[str, int], ...],
-    start: Path | None,
-    threads: int | None,
+    device: str,
+    cross_validate: bool,
+    jobs: int,
+    loaders: int,
 ) -> None:
-    """Train a model on labelled radiographs and phantoms; write and measure its bundle."""
+    """Train a model by a recipe, write its bundle and measure it. A run that was cut goes on.
+
+    With --cross-validate the recipe is trained on each fold instead; the threshold that this
+    chooses is taken by the next run without it.
+    """
+    from worker.training.config import read_recipe  # noqa: PLC0415  needs torch
     from worker.training.datasets import data_folder  # noqa: PLC0415  needs torch
-    from worker.training.train import SHARES, TrainConfig  # noqa: PLC0415  needs torch
-    from worker.training.train import train as run  # noqa: PLC0415  needs torch
+    from worker.training.fit import Machine  # noqa: PLC0415  needs torch
+    from worker.training.produce import Production, produce, validate  # noqa: PLC0415  needs torch
 
     try:
-        folder = data_folder(data)
-    except FileNotFoundError as error:
+        production = Production(
+            config=read_recipe(recipe),
+            data=data_folder(data),
+            out=out,
+            machine=Machine.of(device, loaders),
+            recipe=recipe,
+            jobs=jobs,
+        )
+        if cross_validate:
+            chosen = validate(production).chosen_threshold
+            click.echo(f"wrote {production.folder}; threshold {chosen}")
+            return
+        bundle = produce(production)
+    except (FileNotFoundError, WorkerError) as error:
         raise click.UsageError(str(error)) from error
-    config = TrainConfig(
-        data=folder,
-        out=out,
-        name=name,
-        version=model_version,
-        steps=steps,
-        minutes=minutes,
-        seed=seed,
-        learning_rate=learning_rate,
-        phantoms=phantoms,
-        shares=shares or SHARES,
-        start=start,
-        threads=threads,
-    )
-    bundle = run(config)
     click.echo(f"wrote {bundle.folder}")
     for figure, value in bundle.metadata.metrics.items():
         click.echo(f"{figure:34} {value}")

@@ -7,7 +7,7 @@ as they give it. Images under a no-derivatives licence never train.
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,6 @@ from worker.types import Mask, Orientation
 
 DATA_VARIABLE: Final = "DICOM_NODE_TEST_DATA"
 DEFAULT_DATA: Final = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-HELD_OUT_NORMALS: Final = 2
 _UPRIGHT: Final = Orientation()
 
 
@@ -55,31 +54,14 @@ def data_folder(given: Path | None = None) -> Path:
     return folder
 
 
-def labelled_cases(folder: Path, split: str) -> list[Case]:
-    """Return the labelled cases of one split, in order; no-derivatives pictures do not train."""
-    return [
-        case
-        for case in load_manifest(folder)
-        if case.labels is not None and case.split == split and (split == "test" or case.may_train)
-    ]
-
-
-def normal_cases(folder: Path) -> tuple[list[Case], list[Case]]:
-    """Return the full-quality normals as (training, held out), held out by their order."""
-    normals = [case for case in load_manifest(folder) if case.source == "normals"]
-    kept = len(normals) - HELD_OUT_NORMALS
-    training = [replace(case, split="train") for case in normals[:kept]]
-    return training, [replace(case, split="test") for case in normals[kept:]]
-
-
 def manifest_sha256(folder: Path) -> str:
     """SHA-256 of the manifest of a data folder: says which cases a model could have seen."""
     return cases_sha256(load_manifest(folder), folder)
 
 
-def licence_counts(folder: Path) -> dict[str, int]:
-    """Count the labelled training pictures under each licence, most frequent first."""
-    return dict(Counter(case.licence for case in labelled_cases(folder, "train")).most_common())
+def licence_counts(cases: Iterable[Case]) -> dict[str, int]:
+    """Count the pictures under each licence, most frequent first."""
+    return dict(Counter(case.licence for case in cases).most_common())
 
 
 def load_cases(cases: Iterable[Case], size: int) -> Samples:
