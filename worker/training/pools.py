@@ -106,7 +106,7 @@ def load_pools(
         loaded[Pool.PHANTOM] = load_phantoms(range(first, first + config.phantoms), size)
     if teacher is not None:
         loaded |= _taught(loaded, config, stage, teacher)
-    pools = {pool: loaded[pool] for pool in stage.shares if pool in loaded}
+    pools = {str(pool): loaded[pool] for pool in stage.shares if pool in loaded}
     if not pools:
         msg = f"the data has nothing of what the stage names: {', '.join(stage.shares)}"
         raise RecipeError(msg)
