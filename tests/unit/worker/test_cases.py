@@ -147,6 +147,13 @@ def test_folds_depend_on_the_seed_and_unknown_patients_stand_alone() -> None:
     assert patient_folds(cases, 4, 0) != patient_folds(cases, 4, 1)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_patients_with_many_pictures_are_placed_first(seed: int) -> None:
+    cases = [replace(normal(n), patient=f"{max(0, n - 4)}") for n in range(10)]
+    assert sorted(Counter(case.patient for case in cases).values()) == [1, 1, 1, 1, 1, 5]
+    assert [len(fold) for fold in patient_folds(cases, 2, seed)] == [5, 5]
+
+
 @pytest.mark.parametrize("folds", [0, 3])
 def test_folds_that_cannot_be_are_refused(folds: int) -> None:
     with pytest.raises(ValueError, match=f"2 patients cannot be divided into {folds} folds"):
