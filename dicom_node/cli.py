@@ -66,7 +66,10 @@ def _serve(role: str) -> None:
 
 
 def _database(settings: Settings) -> Database:
-    return Database(settings.effective_database_url)
+    """Open the database; its connections are closed when the command ends."""
+    database = Database(settings.effective_database_url)
+    click.get_current_context().call_on_close(database.dispose)
+    return database
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

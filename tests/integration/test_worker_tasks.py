@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,8 +24,11 @@ from models.states import ArtifactKind, InstanceState, JobKind, JobState
 from worker import results, tasks
 from worker.celery_app import make_runtime
 from worker.errors import AnalysisFailed
+from worker.figures import measurements_of
 from worker.leases import claim
+from worker.measurements import measure
 from worker.training.phantom import make_phantom
+from worker.types import AnalysedImage, Caveat, Zone
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +315,33 @@ def test_the_same_job_done_again_makes_the_same_bytes(
         session.execute(update(Instance).values(state=InstanceState.QUEUED))
     tasks.analyse(job_id, runtime)
     assert {row.kind: row.sha256 for row in _rows(runtime, Artifact)} == before
+
+
+def test_caveats_and_zones_of_an_image_stand_in_its_rows_and_in_the_report(
+    runtime: tasks.Runtime, job: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tasks.analyse_image
+    settings = runtime.settings.analysis.model_copy(update={"zone_score": True})
+
+    def uncertain(*arguments: object) -> AnalysedImage:
+        result = real(*arguments)
+        upright = result.image.orientation
+        measured = measure(result.masks, result.image.spacing, settings, upright)
+        return replace(result, caveats=(Caveat.UNCERTAIN,), measurements=measured)
+
+    monkeypatch.setattr(tasks, "analyse_image", uncertain)
+    tasks.analyse(job(), runtime)
+    with runtime.database.read() as session:
+        row = session.scalars(select(Analysis)).one()
+        assert [it.caveat for it in row.caveats] == ["uncertain"]
+        grades = [getattr(row, f"zone_grade_{zone.value}") for zone in Zone]
+        assert row.zone_score_total == sum(grades) == row.zone_score_left + row.zone_score_right
+        assert row.severity == measurements_of(row).severity
+    tasks.report(_report_job(runtime, 1), runtime)
+    (report,) = (row for row in _rows(runtime, Artifact) if row.kind is ArtifactKind.SR)
+    text = str(dcmread(runtime.settings.artifact_dir / report.storage_key))
+    assert text.count("Opacity grade of lung zone") == 6
+    assert "UNCERTAIN" in text
 
 
 def test_a_failed_decoder_is_a_failed_instance(
