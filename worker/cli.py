@@ -70,9 +70,11 @@ class _LazyGroup(click.Group):
 def _training_commands() -> dict[str, click.Command]:
     from worker.training import commands
     from worker.training.convert_command import convert_keras
+    from worker.training.evaluate_command import evaluate
 
     found = {name: getattr(commands, name, None) for name in _TRAINING}
     found["convert-keras"] = convert_keras
+    found["evaluate"] = evaluate
     ready = {name: it for name, it in found.items() if isinstance(it, click.Command)}
     for command in ready.values():
         known = {parameter.name for parameter in command.params}

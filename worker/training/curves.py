@@ -320,11 +320,11 @@ def _draw_alarms(axes: Axes, points: Sequence[OperatingPoint], bound: float) -> 
     ):
         axes.plot(thresholds, _column(points, name), "o-", markersize=3, color=colour, label=label)
     share = 100.0 * _column(points, "normals_above_5")
-    axes.plot(thresholds, share, "--", color=_GREY, label="share of pictures above 5 %, %")
+    axes.plot(thresholds, share, "--", color=_GREY, label="pictures above 5 %, %")
     axes.axhline(bound, color=_RED, linewidth=0.8, alpha=0.6)
     axes.annotate(f"bound {bound:g} %", (0.99, bound), ha="right", va="bottom", fontsize=8)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
 
 
 def _draw_exchange(

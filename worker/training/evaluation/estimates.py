@@ -11,14 +11,16 @@ from scipy import stats
 Indices = NDArray[np.intp]
 Statistic = Callable[[Indices], float]
 _INTERVAL: Final = (2.5, 97.5)
+MIN_PATIENTS: Final = 5  # fewer draw the same few again and again: an interval would be too narrow
 _MIN_SHARE: Final = 0.5  # of the replicates must have a value for an interval to mean anything
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One figure; `low` and `high` bound 95 % of the replicates, None without an interval.
+    """One figure; `low` and `high` bound 95 % of the replicates.
 
-    `value` is None where the pictures do not define it (a correlation of one picture).
+    Both are None below MIN_PATIENTS. `value` is None where the pictures do not define it (a
+    correlation of one picture).
     """
 
     value: float | None
@@ -53,7 +55,7 @@ class Bootstrap:
         self._patients = len(groups)
         random = np.random.default_rng(sampling.seed)
         self._draws: list[Indices] = []
-        if self._patients > 1:
+        if self._patients >= MIN_PATIENTS:
             self._draws = [
                 np.concatenate([groups[number] for number in draw])
                 for draw in random.integers(

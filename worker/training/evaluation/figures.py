@@ -1,6 +1,7 @@
 """Figures over a set of measured pictures, each with its interval."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,10 +19,12 @@ from worker.training.evaluation.estimates import (
     ratio,
 )
 from worker.training.evaluation.measured import NOT_STATED, Measured
+from worker.types import Severity
 
 Key = Callable[[Measured], str]
 Section = Callable[[Sequence[Measured], Sampling], Figures]
 LIMITS_OF_AGREEMENT: Final = 1.96
+_ORDER: Final = {band.value: number for number, band in enumerate(Severity, start=1)}
 _CLOSE: Final = 10.0  # points: the target of the mean absolute error
 
 
@@ -31,8 +34,8 @@ def of_kind(rows: Iterable[Measured], kind: str) -> list[Measured]:
 
 
 def by(rows: Sequence[Measured], key: Key, section: Section, sampling: Sampling) -> dict[str, Any]:
-    """Return a section for each group of pictures, by the name of the group."""
-    names = sorted({key(row) for row in rows})
+    """Return a section for each group of pictures; severities ascend, other names by the letter."""
+    names = sorted({key(row) for row in rows}, key=lambda name: (_ORDER.get(name, 0), name))
     return {name: section([row for row in rows if key(row) == name], sampling) for name in names}
 
 
@@ -108,14 +111,17 @@ def lung_figures(rows: Sequence[Measured], sampling: Sampling) -> Figures:
 
 
 def normal_figures(rows: Sequence[Measured], sampling: Sampling) -> Figures:
-    """Percentage on pictures read as normal, where every point is a false alarm."""
+    """Percentage on pictures read as normal, where every point is a false alarm.
+
+    Drawing again never exceeds the maximum, so that one has no interval.
+    """
     values = _column(row.percent for row in rows)
     bootstrap = sampling.over([row.patient for row in rows])
     return {
         "median": bootstrap.estimate(percentile(values, 50)),
         "p90": bootstrap.estimate(percentile(values, 90)),
         "mean": bootstrap.estimate(mean(values)),
-        "maximum": bootstrap.estimate(percentile(values, 100)),
+        "maximum": replace(bootstrap.estimate(percentile(values, 100)), low=None, high=None),
         "above_5": bootstrap.estimate(mean((values > ALARM_PERCENT).astype(np.float64))),
     }
 

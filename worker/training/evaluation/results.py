@@ -51,7 +51,8 @@ class Evaluation:
 
     model: dict[str, Any]
     about: dict[str, Any]
-    images: tuple[Measured, ...]
+    read: tuple[Measured, ...]
+    normals: tuple[Measured, ...]
     sections: Sections
     groups: Groups
     trade_off: tuple[OperatingPoint, ...]
@@ -65,9 +66,10 @@ class Evaluation:
     timing: Timing | None
     left_out: tuple[str, ...]
 
-    def of_kind(self, kind: str) -> list[Measured]:
-        """Return the pictures measured for one thing."""
-        return of_kind(self.images, kind)
+    @property
+    def opaque(self) -> list[Measured]:
+        """The pictures with a reading of opacity."""
+        return of_kind(self.read, "opacity")
 
     def judged(self) -> list[Judged]:
         """Return every target with its verdict, which is the test part's."""
@@ -87,10 +89,15 @@ class Evaluation:
         return rows
 
     def to_json(self) -> str:
-        """Return every number as JSON text, with targets and the published figures."""
-        values = {
+        """Return every number as JSON text, with targets and the published figures.
+
+        Pictures are named by their case; the patients behind them stay out.
+        """
+        values: dict[str, Any] = {
             "targets": [asdict(row) for row in self.judged()],
             **asdict(self),
             "published": [asdict(row) for row in (*READERS, *ANCESTORS)],
         }
+        for picture in (*values["read"], *values["normals"]):
+            del picture["patient"]
         return json.dumps(values, indent=1, allow_nan=False) + "\n"

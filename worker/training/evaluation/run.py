@@ -36,9 +36,6 @@ from worker.training.evaluation.summary import cross_validated, groups_of, point
 from worker.training.evaluation.timing import take_times
 from worker.training.evaluation.uses import Uses
 
-PARTS: Final = (
-    *("boundaries", "calibration", "outcome", "robustness", "phantoms", "timing", "sheets"),
-)
 _DEFAULT_SAMPLING: Final = Sampling()
 _WHY: Final = {
     "opacity": "no test picture has its opacity read",
@@ -57,7 +54,7 @@ _WHY: Final = {
 class Options:
     """What decides the figures beside model and data; `threshold` None is the model's own.
 
-    `skip` names PARTS to leave out.
+    `skip` names parts to leave out, of `worker.training.evaluation.PARTS`.
     """
 
     threshold: float | None = None
@@ -106,7 +103,8 @@ def evaluate(
     return Evaluation(
         model=_model(bundle, limits),
         about=_about(segmenter, uses, options, cases_sha256(cases, data)),
-        images=tuple(it.measured for it in seen.values()),
+        read=tuple(rows),
+        normals=tuple(clear),
         sections=sections,
         groups=groups_of(rows, clear, options.sampling),
         trade_off=tuple(points),
