@@ -17,6 +17,7 @@ from worker.cli import main as worker_cli
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EXAMPLE = _ROOT / "deploy" / "node.example.toml"
+_DOCS = sorted((_ROOT / "docs").glob("*.md"))
 _PROGRAMS = {"dicom-node": node_cli, "dicom-worker": worker_cli}
 
 
@@ -79,7 +80,7 @@ def _command_lines(text: str) -> list[list[str]]:
 
 _LINES = [
     line
-    for name in ("README.md", "CHANGELOG.md", "docs/operations.md", "docs/decisions.md")
+    for name in ("README.md", "CHANGELOG.md", *(f"docs/{it.name}" for it in _DOCS))
     for line in _command_lines((_ROOT / name).read_text())
 ]
 
