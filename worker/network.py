@@ -4,7 +4,7 @@ All take one standardised image (batch, 1, size, size) and give three logits
 (batch, 3, size, size): left lung, right lung, opacity (the patient's left).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -13,6 +13,7 @@ from monai.networks.nets import BasicUNet, FlexibleUNet, UNet
 from worker.preactivation_unet import OpacityWithLungs
 
 LABELS: Final = ("left_lung", "right_lung", "opacity")
+_LOGIT_EPS: Final = 1e-6
 
 
 def _unet(options: Mapping[str, Any]) -> torch.nn.Module:
@@ -48,11 +49,31 @@ def _keras_resnet18_unet(options: Mapping[str, Any]) -> torch.nn.Module:
     return OpacityWithLungs(**chosen | {"lungs": build_network(chosen["lungs"])})
 
 
+class Ensemble(torch.nn.Module):
+    """Members of one kind, whose probabilities are averaged; the mean is given as a logit."""
+
+    def __init__(self, members: Iterable[torch.nn.Module]) -> None:
+        super().__init__()
+        self.members = torch.nn.ModuleList(members)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the mean probabilities."""
+        found = torch.stack([member(images).float().sigmoid() for member in self.members])
+        return found.mean(dim=0).logit(eps=_LOGIT_EPS)
+
+
+def _ensemble(options: Mapping[str, Any]) -> torch.nn.Module:
+    chosen: dict[str, Any] = {"members": 2, "network": {"name": "basic-unet"}, **options}
+    member, count = chosen.pop("network"), chosen.pop("members")
+    return Ensemble((build_network(member) for _ in range(count)), **chosen)
+
+
 _BUILDERS: Final[dict[str, Callable[[Mapping[str, Any]], torch.nn.Module]]] = {
     "unet": _unet,
     "basic-unet": _basic_unet,
     "resnet18-unet": _resnet18_unet,
     "keras-resnet18-unet": _keras_resnet18_unet,
+    "ensemble": _ensemble,
 }
 NETWORKS: Final = tuple(_BUILDERS)
 

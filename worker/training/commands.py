@@ -55,7 +55,7 @@ def train(
             jobs=jobs,
         )
         if cross_validate:
-            chosen = validate(production).chosen_threshold
+            chosen = validate(production).validation.chosen_threshold
             click.echo(f"wrote {production.folder}; threshold {chosen}")
             return
         bundle = produce(production)

@@ -69,6 +69,7 @@ class TrainConfig(_Section):
     grafted: Annotated[int, Field(ge=0)] = 500
     cleared: Annotated[int, Field(ge=0)] = 400
     folds: Annotated[int, Field(ge=2)] = 5
+    ensemble: bool = False  # the model is the mean of the networks of the folds
     normals_p90: Annotated[float, Field(gt=0)] = 10.0
     threads: Annotated[int, Field(ge=1)] = 2
     half: bool = True  # weights are stored in half precision, and measured as stored

@@ -5,6 +5,8 @@ Opacity readings, lung readings and normals are divided by patient; the test par
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,6 +37,23 @@ def folds_of(material: Material, count: int) -> list[list[Case]]:
     return [[case for part in fold for case in part] for fold in zip(*divided, strict=True)]
 
 
+@dataclass(frozen=True)
+class Fold:
+    """One division of the material: what is left out, and where its checkpoints lie."""
+
+    number: int
+    held: list[Case]
+    work: Path | None
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The networks of all folds, in their order, and what each found on those left out."""
+
+    trained: tuple[Trained, ...]
+    validation: CrossValidation
+
+
 def cross_validate(
     config: TrainConfig,
     cases: Sequence[Case],
@@ -42,50 +61,51 @@ def cross_validate(
     machine: Machine | None = None,
     work: Path | None = None,
     jobs: int = 1,
-) -> CrossValidation:
-    """Train `config.folds` networks and return what each finds on the patients left out.
+) -> Folds:
+    """Train `config.folds` networks and return them with what they find on the patients left out.
 
-    `jobs` folds run at once, each with its share of the threads; `work` keeps what is finished, so
+    `jobs` folds run at once, each with the threads of the recipe; `work` keeps what is finished, so
     that a run that was cut goes on. Raises RecipeError as `fit` does, ValueError when there are
     fewer patients with a reading of opacity than folds.
     """
     material = Material.of(cases)
-    tasks = [
-        (config, material, number, held, machine, work and work / f"fold{number}", jobs)
+    folds = [
+        Fold(number, held, work and work / f"fold{number}")
         for number, held in enumerate(folds_of(material, config.folds))
     ]
+    run = partial(_run, config, material, machine)
     if jobs == 1:
-        curves = [curve for task in tasks for curve in _fold(*task)]
+        done = [run(fold) for fold in folds]
     else:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(_fold, *task) for task in tasks]
-            curves = [curve for future in futures for curve in future.result()]
-    return CrossValidation(
+            done = list(pool.map(run, folds))
+    curves = tuple(curve for _, found in done for curve in found)
+    validation = CrossValidation(
         folds=config.folds,
         seed=_DIVISION_SEED,
         recipe_sha256=config.sha256,
-        curves=tuple(curves),
+        curves=curves,
         chosen_threshold=choose(trade_off(curves), config.normals_p90).threshold,
     )
+    return Folds(tuple(trained for trained, _ in done), validation)
 
 
-def _fold(
-    config: TrainConfig,
-    material: Material,
-    number: int,
-    held: list[Case],
-    machine: Machine | None,
-    work: Path | None,
-    jobs: int,
-) -> list[CaseCurve]:
-    share = config.model_copy(update={"threads": max(1, config.threads // jobs)})
+def _run(
+    config: TrainConfig, material: Material, machine: Machine | None, fold: Fold
+) -> tuple[Trained, list[CaseCurve]]:
     trained = fit(
-        share, material.without(held), machine=machine, work=work, label=f"fold {number}, "
+        config,
+        material.without(fold.held),
+        machine=machine,
+        work=fold.work,
+        label=f"fold {fold.number}, ",
     )
-    return [
-        read_curve(probabilities(trained, case.pixels()), case, fold=number)
-        for case in track(held, f"fold {number}, {len(held)} pictures left out")
+    title = f"fold {fold.number}, {len(fold.held)} pictures left out"
+    curves = [
+        read_curve(probabilities(trained, case.pixels()), case, fold=fold.number)
+        for case in track(fold.held, title)
     ]
+    return trained, curves
 
 
 @torch.inference_mode()

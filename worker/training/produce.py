@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worker.inference import Segmenter
+from worker.network import Ensemble
 from worker.registry import Bundle
 from worker.training.bundle import Recipe, write_bundle, write_metrics
 from worker.training.cases import load_manifest
 from worker.training.config import TrainConfig
-from worker.training.cross_validation import cross_validate
+from worker.training.cross_validation import Folds, cross_validate
 from worker.training.curves import CrossValidation, choose, plot_trade_off, trade_off
 from worker.training.datasets import licence_counts, manifest_sha256
 from worker.training.evaluate import measure, segment_with
@@ -60,38 +62,69 @@ class Production:
 
 
 def produce(production: Production) -> Bundle:
-    """Train on the whole training part, write the bundle and measure it on the test part.
+    """Train, write the bundle and measure it on the test part.
 
-    The threshold is the one that a cross-validation of the same recipe chose, if one lies in the
-    bundle's folder. Raises RecipeError, ManifestError as their makers do.
+    The model is one network trained on the whole training part or, as the recipe says, the mean of
+    the networks of the folds. The threshold is the one that a cross-validation of the same recipe
+    chose, if there is one. Raises RecipeError, ManifestError as their makers do.
     """
     config, folder = production.config, production.folder
-    material = Material.of(load_manifest(production.data))
-    trained = fit(config, material, machine=production.machine, work=production.work / "all")
+    if config.ensemble:
+        folds = validate(production)
+        made = Made.of_folds(config, folds)
+    else:
+        material = Material.of(load_manifest(production.data))
+        work = production.work / "all"
+        made = Made.of_one(config, fit(config, material, machine=production.machine, work=work))
     validation = _validation_of(production)
-    _write_log(folder / "training.csv", trained)
-    plot_losses(folder / "docs" / "training.png", trained.losses)
-    write_bundle(folder, trained.network, _recipe(production, material, trained, validation))
+    _write_log(folder / "training.csv", made.losses)
+    plot_losses(folder / "docs" / "training.png", made.losses)
+    write_bundle(folder, made.network, _recipe(production, made, validation))
     return _measured(production, validation)
 
 
-def validate(production: Production) -> CrossValidation:
+@dataclass(frozen=True)
+class Made:
+    """A trained network, how a bundle rebuilds it, and the losses of its stages."""
+
+    network: torch.nn.Module
+    described: dict[str, Any]
+    losses: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of_one(cls, config: TrainConfig, trained: Trained) -> "Made":
+        """Take one network as it is."""
+        return cls(trained.network, config.network, trained.losses)
+
+    @classmethod
+    def of_folds(cls, config: TrainConfig, folds: Folds) -> "Made":
+        """Average the networks of the folds; the losses are the means over them."""
+        members = [trained.network for trained in folds.trained]
+        losses = tuple(
+            tuple(float(np.mean(steps)) for steps in zip(*stage, strict=True))
+            for stage in zip(*(trained.losses for trained in folds.trained), strict=True)
+        )
+        described = {"name": "ensemble", "members": len(members), "network": config.network}
+        return cls(Ensemble(members), described, losses)
+
+
+def validate(production: Production) -> Folds:
     """Cross-validate the recipe, write the curves into the bundle's folder, draw the trade-off."""
-    found = cross_validate(
+    folds = cross_validate(
         production.config,
         load_manifest(production.data),
         machine=production.machine,
         work=production.work,
         jobs=production.jobs,
     )
-    production.folder.mkdir(parents=True, exist_ok=True)
+    found, docs = folds.validation, production.folder / "docs"
+    docs.mkdir(parents=True, exist_ok=True)
     found.write(production.folder)
-    (production.folder / "docs").mkdir(exist_ok=True)
     points = trade_off(found.curves)
     chosen = choose(points, production.config.normals_p90)
-    path = production.folder / "docs" / "trade-off.png"
-    plot_trade_off(points, path, chosen, f"{found.folds}-fold cross-validation")
-    return found
+    title = f"{found.folds}-fold cross-validation"
+    plot_trade_off(points, docs / "trade-off.png", chosen, title)
+    return folds
 
 
 def _validation_of(production: Production) -> CrossValidation | None:
@@ -100,21 +133,17 @@ def _validation_of(production: Production) -> CrossValidation | None:
     return found if found and found.recipe_sha256 == production.config.sha256 else None
 
 
-def _recipe(
-    production: Production,
-    material: Material,
-    trained: Trained,
-    validation: CrossValidation | None,
-) -> Recipe:
+def _recipe(production: Production, made: Made, validation: CrossValidation | None) -> Recipe:
     config = production.config
+    material = Material.of(load_manifest(production.data))
     return Recipe(
         name=config.name,
         version=config.version,
-        network=config.network,
-        input_size=trained.size,
+        network=made.described,
+        input_size=config.size_of(config.stages[-1]),
         data_manifest_sha256=manifest_sha256(production.data),
         picture_licences=licence_counts(material.cases),
-        training=_stages(config, trained),
+        training=_stages(config, made.losses),
         opacity_threshold=validation.chosen_threshold if validation else _THRESHOLD,
         half=config.half,
         command=production.command,
@@ -122,7 +151,7 @@ def _recipe(
     )
 
 
-def _stages(config: TrainConfig, trained: Trained) -> list[dict[str, Any]]:
+def _stages(config: TrainConfig, losses_: tuple[tuple[float, ...], ...]) -> list[dict[str, Any]]:
     """Return what the metadata says of each stage."""
     return [
         {
@@ -132,7 +161,7 @@ def _stages(config: TrainConfig, trained: Trained) -> list[dict[str, Any]]:
             "size": config.size_of(stage),
             "final_loss": round(float(np.mean(losses[-_LOG_EVERY:])), 4),
         }
-        for stage, losses in zip(config.stages, trained.losses, strict=True)
+        for stage, losses in zip(config.stages, losses_, strict=True)
     ]
 
 
@@ -148,12 +177,12 @@ def _measured(production: Production, validation: CrossValidation | None) -> Bun
     return write_metrics(production.folder, figures)
 
 
-def _write_log(path: Path, trained: Trained) -> None:
+def _write_log(path: Path, stages: Sequence[Sequence[float]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("stage", "step", "mean_loss"))
-        for number, losses in enumerate(trained.losses, start=1):
+        for number, losses in enumerate(stages, start=1):
             for first, mean in _means(losses):
                 writer.writerow((number, first, f"{mean:.5f}"))
 

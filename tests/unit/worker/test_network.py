@@ -24,8 +24,18 @@ def test_options_reach_the_network() -> None:
     assert sum(value.numel() for value in wide.parameters()) < 100_000
 
 
+def test_an_ensemble_averages_probabilities() -> None:
+    ensemble = build_network({"name": "ensemble", "members": 3, "network": {"name": "unet"}}).eval()
+    image = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        each = [member(image).sigmoid() for member in ensemble.members]
+        assert not torch.allclose(each[0], each[1], atol=1e-3)
+        assert torch.allclose(ensemble(image).sigmoid(), sum(each) / 3, atol=1e-5)
+
+
 def test_unknown_names_and_options_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown network 'nonesuch'; known: unet"):
         build_network({"name": "nonesuch"})
-    with pytest.raises(TypeError):
-        build_network({"name": "unet", "chanels": [8, 16]})
+    for name in ("unet", "ensemble"):
+        with pytest.raises(TypeError):
+            build_network({"name": name, "chanels": [8, 16]})

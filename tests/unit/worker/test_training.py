@@ -36,6 +36,28 @@ from worker.training.train import fit
 
 SMALL = {"name": "unet", "channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 1}
 NOTHING = Material((), (), ())
+TINY = """name = "tiny"
+version = "0.1"
+size = 64
+phantoms = 3
+folds = 2
+threads = 1
+"""
+TINY_STAGES = """[network]
+name = "basic-unet"
+features = [4, 4, 8, 8, 8, 4]
+[[stages]]
+steps = 12
+[stages.shares]
+opacity = 2
+lungs = 2
+[[stages]]
+steps = 3
+fresh = false
+[stages.shares]
+opacity = 1
+phantom = 1
+"""
 DATA = Path(os.environ.get(DATA_VARIABLE, DEFAULT_DATA))
 needs_data = pytest.mark.skipif(
     not (DATA / "cxr" / "cases.csv").is_file(), reason=f"no data folder: set {DATA_VARIABLE}"
@@ -322,15 +344,10 @@ def test_the_shipped_model_finds_the_lungs_of_a_real_radiograph(cases: list[Case
 
 
 @needs_data
-def test_train_and_cross_validate_by_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_train_and_cross_validate_by_the_command(tmp_path: Path, ensemble: bool) -> None:  # noqa: FBT001  a parameter of the test
     path = tmp_path / "tiny.toml"
-    path.write_text(
-        'name = "tiny"\nversion = "0.1"\nsize = 64\nphantoms = 3\ngrafted = 4\ncleared = 4\n'
-        'folds = 2\nthreads = 1\n[network]\nname = "basic-unet"\nfeatures = [4, 4, 8, 8, 8, 4]\n'
-        "[[stages]]\nsteps = 12\n[stages.shares]\nopacity = 2\nlungs = 2\n"
-        "[[stages]]\nsteps = 3\nfresh = false\n[stages.shares]\nopacity = 1\nphantom = 1\n",
-        encoding="utf-8",
-    )
+    path.write_text(TINY + f"ensemble = {str(ensemble).lower()}\n" + TINY_STAGES, "utf-8")
     small = small_data(tmp_path / "data")
     arguments = ["--config", str(path), "--data", str(small), "--out", str(tmp_path / "out")]
     folds = CliRunner().invoke(train_command, [*arguments, "--cross-validate"])
@@ -338,6 +355,7 @@ def test_train_and_cross_validate_by_the_command(tmp_path: Path) -> None:
     run = CliRunner().invoke(train_command, [*arguments, "--device", "cpu"])
     assert run.exit_code == 0, run.output
     bundle = find_bundle("tiny", [tmp_path / "out"])
+    assert (bundle.metadata.network["name"] == "ensemble") == ensemble
     validation = json.loads((bundle.folder / "cross_validation.json").read_text("utf-8"))
     assert bundle.metadata.threshold.opacity == validation["chosen_threshold"]
     assert {curve["fold"] for curve in validation["curves"]} == {0, 1}
