@@ -1,10 +1,12 @@
 """Installed models: folders in MONAI-bundle layout, each checked against its recorded hash.
 
-    <name>/configs/metadata.json    name, version, weights, network, threshold, labels, metrics
+    <name>/configs/metadata.json    name, kind, version, weights, network, labels, metrics
     <name>/configs/inference.json   the same network for MONAI's own tools
     <name>/models/model.safetensors
     <name>/docs/README.md           model card
 
+A bundle is of one kind: a segmenter gives the masks that everything is measured on, a classifier
+an experimental statement on the whole image. A bundle that names no kind is a segmenter.
 Listing reads no weights and imports no deep-learning library.
 """
 
@@ -13,7 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,7 +47,7 @@ class Thresholds(_Section):
     opacity: Fraction
 
 
-class Metadata(_Section):
+class _Common(_Section):
     """What this software needs of `configs/metadata.json`; other keys are carried for people."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -53,8 +55,6 @@ class Metadata(_Section):
     weights: Weights
     input_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
     network: dict[str, Any]
-    threshold: Thresholds
-    mirrored: bool = False  # mean over the image and its mirror image, lungs swapped back
     labels: tuple[str, ...]
     licence: str
     data_manifest_sha256: str
@@ -62,12 +62,29 @@ class Metadata(_Section):
     metrics: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """One installed model."""
+class Metadata(_Common):
+    """Of a segmenter."""
 
+    kind: Literal["segmenter"] = "segmenter"
+    threshold: Thresholds
+    mirrored: bool = False  # mean over the image and its mirror image, lungs swapped back
+
+
+class ClassifierMetadata(_Common):
+    """Of a classifier; `lung_model` is the segmenter whose lungs it was trained on."""
+
+    kind: Literal["classifier"]
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    lung_model: str
+
+
+_M = TypeVar("_M", bound=_Common)
+
+
+@dataclass(frozen=True)
+class _Installed(Generic[_M]):
     folder: Path
-    metadata: Metadata
+    metadata: _M
 
     @property
     def identity(self) -> ModelIdentity:
@@ -93,52 +110,65 @@ class Bundle:
             raise BundleError(msg)
 
 
+class Bundle(_Installed[Metadata]):
+    """One installed segmenter."""
+
+
+class ClassifierBundle(_Installed[ClassifierMetadata]):
+    """One installed classifier."""
+
+
 def installed_bundles(search: Sequence[Path] = ()) -> list[Bundle]:
-    """Read every bundle of the folders in `search` and of this package, by name.
+    """Read every segmenter of the folders in `search` and of this package, by name.
 
     A name found twice counts once, from the folder searched first. Weights are not read.
     Raises BundleError for a folder whose metadata is unusable.
     """
-    found: dict[str, Bundle] = {}
-    for parent in (*search, BUNDLES):
-        for metadata in sorted(parent.glob(f"*/{METADATA}")):
-            bundle = read_bundle(metadata.parents[1])
-            found.setdefault(bundle.metadata.name, bundle)
-    return [found[name] for name in sorted(found)]
+    return [it for it in _all(search) if isinstance(it, Bundle)]
+
+
+def installed_classifiers(search: Sequence[Path] = ()) -> list[ClassifierBundle]:
+    """Read every classifier, as `installed_bundles` does the segmenters."""
+    return [it for it in _all(search) if isinstance(it, ClassifierBundle)]
 
 
 def find_bundle(name: str, search: Sequence[Path] = ()) -> Bundle:
-    """Return the bundle of that name, its weights verified.
+    """Return the segmenter of that name, its weights verified.
 
-    Raises BundleError when it is not installed, incomplete, or not what its metadata says.
+    Raises BundleError when it is not installed, incomplete, a classifier, or not what its metadata
+    says.
     """
-    for parent in (*search, BUNDLES):
-        if (parent / name / METADATA).is_file() and Path(name).name == name:
-            bundle = read_bundle(parent / name)
-            bundle.verify()
-            return bundle
-    known = ", ".join(bundle.metadata.name for bundle in installed_bundles(search)) or "none"
-    msg = f"Model {name!r} is not installed; installed: {known}."
-    raise BundleError(msg)
+    bundle = _segmenter(_found(name, search))
+    bundle.verify()
+    return bundle
+
+
+def find_classifier(name: str, search: Sequence[Path] = ()) -> ClassifierBundle:
+    """Return the classifier of that name, as `find_bundle` does a segmenter."""
+    bundle = _found(name, search)
+    if not isinstance(bundle, ClassifierBundle):
+        msg = f"Model {name} is a segmentation model and cannot be the experimental classifier."
+        raise BundleError(msg)
+    bundle.verify()
+    return bundle
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read the metadata of one bundle folder.
+    """Read the metadata of one segmenter's folder.
 
-    Raises BundleError when it cannot be read, lacks a key, or names another bundle or a path
-    outside its folder.
+    Raises BundleError when it cannot be read, lacks a key, is that of a classifier, or names
+    another bundle or a path outside its folder.
     """
-    try:
-        text = (folder / METADATA).read_text(encoding="utf-8")
-        metadata = Metadata.model_validate(json.loads(text))
-    except (OSError, ValueError) as error:
-        msg = f"The metadata of model folder {folder.name} is unusable: {_first_fault(error)}."
-        raise BundleError(msg) from error
-    inside = (folder / metadata.weights.file).resolve().is_relative_to(folder.resolve())
-    if metadata.name != folder.name or not inside:
-        msg = f"Model folder {folder.name} names another model or a weights file outside itself."
+    return _segmenter(_read(folder))
+
+
+def read_classifier(folder: Path) -> ClassifierBundle:
+    """Read the metadata of one classifier's folder, as `read_bundle` does a segmenter's."""
+    bundle = _read(folder)
+    if not isinstance(bundle, ClassifierBundle):
+        msg = f"Model folder {folder.name} holds a segmentation model, no classifier."
         raise BundleError(msg)
-    return Bundle(folder=folder, metadata=metadata)
+    return bundle
 
 
 def file_sha256(path: Path) -> str:
@@ -156,3 +186,49 @@ def _first_fault(error: Exception) -> str:
         where = ".".join(str(part) for part in fault["loc"])
         return f"{where}: {fault['msg']}"
     return str(error)
+
+
+def _all(search: Sequence[Path]) -> list[Bundle | ClassifierBundle]:
+    found: dict[str, Bundle | ClassifierBundle] = {}
+    for parent in (*search, BUNDLES):
+        for metadata in sorted(parent.glob(f"*/{METADATA}")):
+            bundle = _read(metadata.parents[1])
+            found.setdefault(bundle.metadata.name, bundle)
+    return [found[name] for name in sorted(found)]
+
+
+def _found(name: str, search: Sequence[Path]) -> Bundle | ClassifierBundle:
+    for parent in (*search, BUNDLES):
+        if (parent / name / METADATA).is_file() and Path(name).name == name:
+            return _read(parent / name)
+    known = ", ".join(bundle.metadata.name for bundle in _all(search)) or "none"
+    msg = f"Model {name!r} is not installed; installed: {known}."
+    raise BundleError(msg)
+
+
+def _segmenter(bundle: Bundle | ClassifierBundle) -> Bundle:
+    if isinstance(bundle, Bundle):
+        return bundle
+    msg = (
+        f"Model {bundle.metadata.name} is a classifier: it finds no lungs and no opacity and "
+        "cannot be the segmentation model."
+    )
+    raise BundleError(msg)
+
+
+def _read(folder: Path) -> Bundle | ClassifierBundle:
+    bundle: Bundle | ClassifierBundle
+    try:
+        content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("kind") == "classifier":
+            bundle = ClassifierBundle(folder, ClassifierMetadata.model_validate(content))
+        else:
+            bundle = Bundle(folder, Metadata.model_validate(content))
+    except (OSError, ValueError) as error:
+        msg = f"The metadata of model folder {folder.name} is unusable: {_first_fault(error)}."
+        raise BundleError(msg) from error
+    inside = bundle.weights.resolve().is_relative_to(folder.resolve())
+    if bundle.metadata.name != folder.name or not inside:
+        msg = f"Model folder {folder.name} names another model or a weights file outside itself."
+        raise BundleError(msg)
+    return bundle

@@ -56,6 +56,16 @@ class Caveat(StrEnum):
 
     UNCERTAIN = "uncertain"
     INVERTED = "inverted"
+    MIRRORED = "mirrored"
+    ONE_LUNG = "one_lung"
+
+
+CAVEAT_SENTENCES: dict[Caveat, str] = {
+    Caveat.UNCERTAIN: "The percentage depends strongly on the model's threshold or on mirroring.",
+    Caveat.INVERTED: "The grey scale of the image was inverted and was corrected before analysis.",
+    Caveat.MIRRORED: "The heart lies on the other side: left and right may be swapped.",
+    Caveat.ONE_LUNG: "One lung field is missing or small: the total leaves most of that side out.",
+}
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,22 @@ class ModelIdentity:
     name: str
     version: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What the experimental classifier says of one image: a probability for each label."""
+
+    model: ModelIdentity
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        """The statement as people read it, its standing first."""
+        parts = zip(self.labels, self.probabilities, strict=True)
+        stated = ", ".join(f"{label} {probability:.2f}" for label, probability in parts)
+        return f"experimental, not validated: {stated}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,12 @@ from typing import Any
 import click
 
 from worker.errors import BundleError, WorkerError
-from worker.registry import Bundle, installed_bundles
+from worker.registry import (
+    ClassifierMetadata,
+    Metadata,
+    installed_bundles,
+    installed_classifiers,
+)
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -87,9 +92,10 @@ def phantom(*, out: Path, seed: int) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a header.")
 @click.option("--bundles", type=_FOLDER, multiple=True, help="Another folder of bundles.")
 def models(*, as_json: bool, as_csv: bool, bundles: tuple[Path, ...]) -> None:
-    """List the installed models."""
+    """List the installed models: segmenters, then the experimental classifiers."""
     try:
-        rows = [_row(bundle) for bundle in installed_bundles(bundles)]
+        rows = [_row(bundle.metadata) for bundle in installed_bundles(bundles)]
+        rows += [_row(bundle.metadata) for bundle in installed_classifiers(bundles)]
     except BundleError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -102,19 +108,21 @@ def models(*, as_json: bool, as_csv: bool, bundles: tuple[Path, ...]) -> None:
         writer.writerows(plain)
     else:
         for row in rows:
-            click.echo(f"{row['name']} {row['version']} {row['sha256'][:12]} ({row['licence']})")
+            identity = f"{row['name']} {row['version']} {row['sha256'][:12]}"
+            click.echo(f"{identity} {row['kind']} ({row['licence']})")
 
 
-def _row(bundle: Bundle) -> dict[str, Any]:
-    meta = bundle.metadata
+def _row(meta: Metadata | ClassifierMetadata) -> dict[str, Any]:
+    threshold = meta.threshold.model_dump() if isinstance(meta, Metadata) else {}
     return {
         "name": meta.name,
+        "kind": meta.kind,
         "version": meta.version,
         "sha256": meta.weights.sha256,
         "input_size": meta.input_size,
         "network": meta.network,
         "labels": list(meta.labels),
-        "threshold": meta.threshold.model_dump(),
+        "threshold": threshold,
         "licence": meta.licence,
         "metrics": meta.metrics,
     }

@@ -36,7 +36,9 @@ def test_a_written_bundle_is_found_and_loads(bundles: Path) -> None:
     assert bundle.identity.sha256 == bundle.metadata.weights.sha256
     assert bundle.weights.stat().st_mode & 0o044
     assert Segmenter.load(bundle, "cpu").identity == bundle.identity
-    assert [b.metadata.name for b in installed_bundles([bundles])] == ["tiny", "unet"]
+    names = [b.metadata.name for b in installed_bundles([bundles])]
+    assert names == sorted(names)
+    assert {"tiny", "unet"} <= set(names)
 
 
 def test_the_folder_searched_first_wins(bundles: Path) -> None:
@@ -91,7 +93,7 @@ def test_metadata_that_is_no_json_is_refused(bundles: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nonesuch", "../tiny", "", "tiny/../tiny"])
 def test_a_model_that_is_not_installed_says_what_is(bundles: Path, name: str) -> None:
-    with pytest.raises(BundleError, match="is not installed; installed: tiny, unet"):
+    with pytest.raises(BundleError, match=r"is not installed; installed: .*tiny, .*unet"):
         find_bundle(name, [bundles])
 
 
