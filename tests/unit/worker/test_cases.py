@@ -57,6 +57,10 @@ def test_the_tables_become_cases(data_root: Path) -> None:
     assert len(of) == len(cases)
     pneumonia = [case for case in cases if case.source == "nih" and not case.normal]
     assert (len(pneumonia), {case.split for case in pneumonia}) == (436, {"unlabelled"})
+    normals = [case for case in cases if case.source in {"nih", "normals"} and case.normal]
+    kept = [case for case in normals if held_out(replace(case, split="train"))]
+    assert kept == [case for case in normals if case.split == "test"]
+    assert (len(normals), len(kept)) == (470, 92)
     assert of["cfd818d9a"].age == 65
     assert (of["cfd818d9a"].sex, of["c45aa519e"].went_icu) == ("F", "Y")
     assert of["c161f8816"].normal  # No Finding, and the reader drew none
