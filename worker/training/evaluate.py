@@ -4,6 +4,7 @@ They are those of `dicom-worker evaluate`, through the same path as a real file.
 recall are of pixels on the picture's grid; percentages are opacity over lung pixels, 0..100.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,9 @@ _NAMES: Final = {
 }
 
 
-def measure(segment: Segment, data: Path) -> Figures:
+def measure(
+    segment: Segment, data: Path, phantom_seeds: Iterable[int] = TEST_PHANTOM_SEEDS
+) -> Figures:
     """Measure on the labelled test part and the held-out normals of a data folder, and phantoms.
 
     What the folder has no pictures for is absent. Raises ManifestError without a usable manifest.
@@ -64,7 +67,7 @@ def measure(segment: Segment, data: Path) -> Figures:
     sources = by(drawn, lambda row: row.source, lung_figures, _WITHOUT_INTERVALS)
     for source, found in sources.items():
         figures |= _named(f"lungs_dice_{source}", found, "lung_dice")
-    return figures | phantom_figures(segment, TEST_PHANTOM_SEEDS)
+    return figures | phantom_figures(segment, phantom_seeds)
 
 
 def _named(name: str, section: Estimates, figure: str) -> Figures:

@@ -66,11 +66,11 @@ class Published:
 READERS: Final = (
     Published(
         "Two readers of the same pictures",
-        "15 of our test collection, opacity; the lungs by gb and v7",
+        "15 public pictures (opacity); gb and v7 (lungs)",
         "opacity Dice 0.761 pooled, 0.484 mean per image; percentages differ by 15 points on "
         "average; lungs Dice 0.947",
-        "Yes, as a ceiling: same pictures, same definitions. A model trained on one reader can "
-        "come closer to that reader than the other one does.",
+        "As a ceiling: same collections and definitions, not the same pictures. A model that "
+        "learned from one reader can come closer to him than another reader does.",
     ),
 )
 ANCESTORS: Final = (
