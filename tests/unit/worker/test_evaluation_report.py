@@ -21,6 +21,7 @@ from worker.training.evaluate import measure, percent, segment_with
 from worker.training.evaluate_command import evaluate
 from worker.training.evaluation.estimates import Sampling
 from worker.training.evaluation.measured import chest_image, compare, reading_of
+from worker.training.evaluation.report import _network
 from worker.training.evaluation.summary import sections_of
 from worker.training.evaluation.timing import take_times
 from worker.training.formats import LabelFormat
@@ -123,6 +124,12 @@ def test_the_report_shows_its_pictures_and_says_what_is_missing(report: Path) ->
     assert "| death | age alone | with age | 5 | 6 |" in text
     assert "intensive care | percentage | all | 0 | 0 | too few |" in text
     assert text.index("## Summary") < text.index("## Beside readers")
+
+
+def test_a_mean_of_networks_is_called_so() -> None:
+    assert _network({"name": "unet", "dropout": 0.1}) == "unet"
+    several = {"name": "ensemble", "members": 5, "network": {"name": "basic-unet"}}
+    assert _network(several) == "mean of 5 x basic-unet"
 
 
 def test_every_target_has_a_verdict(report: Path) -> None:

@@ -1,7 +1,7 @@
 """The report as Markdown: what was reached first, then each part with its plot."""
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from worker.training.evaluation.estimates import Figures
 from worker.training.evaluation.markdown import (
@@ -71,7 +71,7 @@ def _head(evaluation: Evaluation) -> str:
     limits = model["threshold"]
     rows = [
         ("Weights, SHA-256", f"`{model['sha256']}`"),
-        ("Network, input", f"{model['network']['name']}, {model['input_size']} pixels square"),
+        ("Network, input", f"{_network(model['network'])}, {model['input_size']} pixels square"),
         ("Thresholds", f"lung {limits['lung']:g}, opacity {limits['opacity']:g}"),
         ("Data, SHA-256 of the manifest", f"`{about['data_sha256']}`"),
         ("Test pictures with a reading", about["images_read"]),
@@ -82,6 +82,13 @@ def _head(evaluation: Evaluation) -> str:
     ]
     title = f"# Evaluation of {model['name']} {model['version']}\n"
     return "\n".join([title, _INTRODUCTION, plain_table(("", ""), rows)])
+
+
+def _network(config: Mapping[str, Any]) -> str:
+    """Return the name of a network; of a mean of several, how many and of what kind."""
+    if "members" not in config:
+        return str(config["name"])
+    return f"mean of {config['members']} x {_network(config['network'])}"
 
 
 def _summary(evaluation: Evaluation) -> str:
