@@ -37,7 +37,7 @@ the network `{network}`. Lungs: the model {lungs} (SHA-256 `{lungs_sha256}`), co
 
 Nothing is known here of the pictures that trained the opacity network beyond what its authors
 published, and no figure was measured when this bundle was written. Measure it before you compare
-it with another model: `python benchmarks/model_test.py --bundles FOLDER --model {name}`.
+it with another model: `dicom-worker evaluate --bundle FOLDER/{name} --out REPORT`.
 """
 
 
