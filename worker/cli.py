@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from worker.analyse import FileResult
 
 Command = Callable[..., None]
-_TRAINING: Final = ("train", "evaluate", "models", "phantom", "convert-keras")
+_TRAINING: Final = (
+    *("train", "train-adversarial", "train-two-step", "evaluate"),
+    *("models", "phantom", "convert-keras"),
+)
 _COLOURS: Final = {"analysed": "green", "not_analysed": "yellow", "failed": "red"}
 
 
@@ -69,10 +72,14 @@ class _LazyGroup(click.Group):
 
 def _training_commands() -> dict[str, click.Command]:
     from worker.training import commands
+    from worker.training.adversarial_command import train_adversarial
     from worker.training.convert_command import convert_keras
     from worker.training.evaluate_command import evaluate
+    from worker.training.two_step_command import train_two_step
 
     found = {name: getattr(commands, name, None) for name in _TRAINING}
+    found["train-adversarial"] = train_adversarial
+    found["train-two-step"] = train_two_step
     found["convert-keras"] = convert_keras
     found["evaluate"] = evaluate
     ready = {name: it for name, it in found.items() if isinstance(it, click.Command)}
