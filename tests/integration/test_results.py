@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import lung_masks
 from rows import add_analysis, add_instance, open_database
 from sqlalchemy import update
 
@@ -11,9 +12,10 @@ from dicom_node.listing import Format, flatten, print_rows
 from dicom_node.results import ResultFilter, results
 from models.result import Analysis
 from models.session import Database
-from models.settings import load_settings
+from models.settings import AnalysisSettings, load_settings
 from models.states import InstanceState
 from worker.analyse import FileResult
+from worker.measurements import measure
 from worker.types import FileOutcome, Zone
 
 
@@ -62,3 +64,17 @@ def test_a_list_is_text_in_the_table_and_json_in_csv(
     assert flatten(row) == {"caveats": '["a", "b"]'}
     print_rows([row], Format.TABLE, [("caveats", "caveats")])
     assert "a, b" in capsys.readouterr().out
+
+
+def test_the_file_command_names_bands_and_zones_as_the_node_does(tmp_path: Path) -> None:
+    masks = lung_masks()
+    measured = measure(masks, None, AnalysisSettings(zone_score=True))
+    outcome = FileOutcome(tmp_path, "analysed")
+    row = FileResult(outcome, measurements=measured).as_row()
+    assert row["severity_by_side"] == {"total": "mild", "left": "mild", "right": "none"}
+    assert row["zone_grade"]["left_lower"] > row["zone_grade"]["left_upper"] == 0
+    assert row["zone_score"]["total"] == sum(row["zone_grade"].values())
+    assert row["zone_score"]["right"] == 0
+    plain = FileResult(outcome, measurements=measure(masks, None, AnalysisSettings())).as_row()
+    assert set(plain["zone_grade"].values()) == set(plain["zone_score"].values()) == {None}
+    assert plain["zone_grade"].keys() == row["zone_grade"].keys()

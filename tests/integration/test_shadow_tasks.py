@@ -1,5 +1,9 @@
 """The worker's part of a shadow: a second real model over the same image, figures and no more."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -252,3 +256,21 @@ def test_a_bundle_folder_that_is_broken_is_told_not_raised(tmp_path: Path) -> No
     said = what_is_installed(_settings(tmp_path))
     assert said["models"] == []
     assert "other is unusable" in str(said["problem"])
+
+
+def test_a_worker_says_in_one_sentence_which_model_it_lacks(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "DICOM_NODE_DATA_DIR": str(tmp_path),
+        "DICOM_NODE_RULES": json.dumps([{"calling_aet": "ICU", "model": "nowhere"}]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "worker", "run"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 1
+    assert "Error: Model 'nowhere' is not installed" in done.stderr
+    assert "Traceback" not in done.stderr
