@@ -84,10 +84,10 @@ def _training_commands() -> dict[str, click.Command]:
     found["evaluate"] = evaluate
     ready = {name: it for name, it in found.items() if isinstance(it, click.Command)}
     for command in ready.values():
-        known = {parameter.name for parameter in command.params}
+        known = {text for parameter in command.params for text in parameter.opts}
         for option in _common(expose_value=False):
             extra = click.command(option(_nothing)).params[-1]
-            if extra.name not in known:
+            if known.isdisjoint(extra.opts):
                 command.params.append(extra)
     return ready
 

@@ -4,9 +4,11 @@ import csv
 import json
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
-from worker.training.commands import models, train
+from worker.cli import main
+from worker.training.commands import models
 
 
 def test_models_lists_json_lines() -> None:
@@ -23,7 +25,16 @@ def test_models_lists_csv_and_text() -> None:
     assert "unet " in CliRunner().invoke(models, []).output
 
 
-def test_train_names_a_missing_data_folder(tmp_path: Path) -> None:
-    result = CliRunner().invoke(train, ["--data", str(tmp_path), "--out", str(tmp_path / "out")])
-    assert result.exit_code == 2
-    assert "no cxr/cases.csv" in result.output
+def test_no_command_has_an_option_twice() -> None:
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        options = [text for parameter in command.params for text in parameter.opts]
+        assert len(options) == len(set(options)), name
+
+
+def test_the_config_of_train_is_a_recipe(tmp_path: Path) -> None:
+    run = CliRunner().invoke(main, ["train", "--config", "nope", "--out", str(tmp_path)])
+    assert run.exit_code == 2
+    assert "There is no recipe nope" in run.output
