@@ -20,7 +20,7 @@ class Uses:
 
     @classmethod
     def of(cls, cases: Sequence[Case]) -> "Uses":
-        """Divide a data set; a patient of whom a picture trained tells no outcome.
+        """Divide a data set; of a patient who trained, no picture is a normal or tells an outcome.
 
         Raises ValueError when there is nothing to measure on.
         """
@@ -32,7 +32,7 @@ class Uses:
         ]
         uses = cls(
             read=tuple(case for case in cases if case.split == "test" and case.labels is not None),
-            normals=tuple(case for case in cases if held_out(case)),
+            normals=tuple(apart_from([case for case in cases if held_out(case)], trained)),
             outcome=tuple(apart_from(told, trained)),
         )
         if not uses.all:
