@@ -87,7 +87,10 @@ class Figures:
 
 
 class Analysis(Figures, Base):
-    """The result of one image: what SEG, SR and deliveries are made from."""
+    """The result of one image: what SEG, SR and deliveries are made from.
+
+    `classification` is what the experimental classifier said; None where the setting was off.
+    """
 
     __tablename__ = "analysis"
     __table_args__ = (UniqueConstraint("instance_id", "model_version_id", "configuration_hash"),)
@@ -95,6 +98,7 @@ class Analysis(Figures, Base):
     id: Mapped[Primary]
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    classification: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
     instance: Mapped[Instance] = relationship()
     model_version: Mapped[ModelVersion] = relationship()

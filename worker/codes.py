@@ -94,6 +94,10 @@ WITH_RETROCARDIAC: Final = _private(
 INTENDED_USE: Final = _private("INTENDED_USE", "Intended use")
 RESEARCH_ONLY: Final = _private("RESEARCH_ONLY", "Research use only, not for diagnosis")
 
+EXPERIMENT: Final = _private(
+    "EXPERIMENT", "Experimental classification, not validated, not for diagnosis"
+)
+
 CAVEAT: Final = _private("CAVEAT", "Why the figures deserve a second look")
 
 

@@ -13,6 +13,7 @@ from worker.types import (
     SIDES,
     AnalysedImage,
     Caveat,
+    Classification,
     Measurements,
     ModelIdentity,
     Severity,
@@ -46,6 +47,7 @@ class ReportImage:
     orientation_assumed: bool
     notes: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
+    classification: Classification | None = None
 
     @classmethod
     def of(cls, analysed: AnalysedImage, seg: Dataset) -> Self:
@@ -61,6 +63,7 @@ class ReportImage:
             orientation_assumed=analysed.image.orientation.assumed,
             notes=analysed.image.notes,
             caveats=analysed.caveats,
+            classification=analysed.classification,
         )
 
     @property
@@ -133,12 +136,19 @@ def _both_lungs(
         _percent(total.percent) + _area(total.opacity_area_mm2, image.spacing),
         _limits_of(image),
     )
-    for note in image.notes:
-        text = sr.TextContentItem(
-            name=codes.COMMENT, value=note, relationship_type=sr.RelationshipTypeValues.CONTAINS
-        )
+    texts = [(codes.COMMENT, note) for note in image.notes]
+    if image.classification is not None:
+        texts.append((codes.EXPERIMENT, _statement(image.classification)))
+    for name, value in texts:
+        text = sr.TextContentItem(name, value, sr.RelationshipTypeValues.CONTAINS)
         group[0].ContentSequence.append(text)
     return group
+
+
+def _statement(classification: Classification) -> str:
+    """Return what the experimental classifier says, and which one it was."""
+    model = classification.model
+    return f"{classification.text} (model {model.name} {algorithm_version(model)})"
 
 
 def _zones(

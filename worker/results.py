@@ -305,6 +305,7 @@ def _analysis(result: AnalysedImage, instance_id: int, model_version_id: int) ->
         instance_id=instance_id,
         model_version_id=model_version_id,
         caveats=[AnalysisCaveat(caveat=caveat.value) for caveat in result.caveats],
+        classification=result.classification.as_row() if result.classification else None,
         **columns_of(result),
     )
 

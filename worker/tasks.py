@@ -31,7 +31,7 @@ from worker.report_groups import ReportImage
 from worker.results import Product, ResultStore
 from worker.sandbox import Sandbox
 from worker.segmentation import build_segmentation
-from worker.types import AnalysedImage, Caveat, ModelIdentity
+from worker.types import AnalysedImage, Caveat, Classification, ModelIdentity
 
 log = logging.getLogger(__name__)
 
@@ -204,4 +204,10 @@ def _report_image(runtime: Runtime, session: Session, analysis: Analysis) -> Rep
         orientation_assumed=analysis.orientation_assumed,
         notes=tuple(analysis.notes),
         caveats=tuple(Caveat(row.caveat) for row in analysis.caveats),
+        classification=_classification(analysis),
     )
+
+
+def _classification(analysis: Analysis) -> Classification | None:
+    row = analysis.classification
+    return None if row is None else Classification.of_row(row)

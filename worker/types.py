@@ -1,8 +1,9 @@
 """The frozen values that the steps of the pipeline hand to each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,6 +209,19 @@ class Classification:
         stated = ", ".join(f"{label} {probability:.2f}" for label, probability in parts)
         return f"experimental, not validated: {stated}"
 
+    def as_row(self) -> dict[str, object]:
+        """Return plain values for a column."""
+        return {
+            "model": vars(self.model),
+            "labels": list(self.labels),
+            "probabilities": list(self.probabilities),
+        }
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Self:
+        """Return what `as_row` was made of."""
+        return cls(ModelIdentity(**row["model"]), tuple(row["labels"]), tuple(row["probabilities"]))
+
 
 @dataclass(frozen=True)
 class AnalysedImage:
@@ -222,6 +236,7 @@ class AnalysedImage:
     seconds: float
     device: str
     caveats: tuple[Caveat, ...] = ()
+    classification: Classification | None = None  # None: the setting is off
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from worker.measurements import measure
 from worker.report import build_report
 from worker.report_groups import ReportImage
 from worker.segmentation import build_segmentation
-from worker.types import Caveat, Orientation
+from worker.types import Caveat, Classification, ModelIdentity, Orientation
 
 SOURCES: dict[str, dict[str, Any]] = {
     "cr": {},
@@ -44,6 +44,9 @@ def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path]:
         masks,
         measurements=measure(masks, image.spacing, AnalysisSettings(zone_score=True)),
         caveats=tuple(Caveat),
+        classification=Classification(
+            ModelIdentity("two-step", "0.1.0", "0" * 64), ("COVID-19", "no finding"), (0.6, 0.4)
+        ),
     )
     seg = build_segmentation(analysed, object_context())
     report_image = ReportImage.of(analysed, seg)
@@ -79,6 +82,7 @@ def test_dsrdump_reads_the_report(
     assert code == 0
     assert "Imaging Measurement Report" in said
     assert "Research use only, not for diagnosis" in said
+    assert "experimental, not validated" in said
     assert "Upper zone of lung" in said
     assert "not the Brixia score" in said
     problems = [line for line in said.splitlines() if re.match(r"[WEF]: ", line)]

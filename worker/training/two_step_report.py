@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from worker.training.evaluation.estimates import Estimate
+from worker.training.evaluation.markdown import plain_table, show, table
 from worker.training.two_step import LABELS
 from worker.training.two_step_bundle import command_of
 from worker.training.two_step_metrics import Answers, Areas, origins
@@ -57,8 +58,6 @@ among other patients with the same collection, view, age, patient number, or siz
 Pictures of one class come from two collections here, so the class cannot help: 0.5 would be a
 network that does not see where a picture comes from.
 
-| Question | ROC AUC |
-|---|---|
 {leaks}
 
 ## The network that is installed
@@ -96,7 +95,7 @@ def render_study(study: Study, roc: str, calibration: str) -> str:
         questions="\n\n".join(_section(it) for it in (study.everything, *study.inside)),
         roc=roc,
         calibration=calibration,
-        leaks="\n".join(f"| {sentence} | {_show(it)} |" for sentence, it in study.leaks),
+        leaks=plain_table(("Question", "ROC AUC"), [(said, show(it)) for said, it in study.leaks]),
         test=_section(study.test) if study.test else "No patient was kept for a test.",
     )
 
@@ -109,9 +108,9 @@ def _meaning(study: Study) -> Iterator[str]:
     if collection is not None:
         verdict = "less than" if _value(network) <= _value(collection[first]) else "more than"
         yield (
-            f"- Asked for {first} among all pictures, the network reaches ROC AUC {_show(network)}."
+            f"- Asked for {first} among all pictures, the network reaches ROC AUC {show(network)}."
             f" **Knowing the collection alone, without the picture, reaches"
-            f" {_show(collection[first])}**: the network says {verdict} the name of the hospital,"
+            f" {show(collection[first])}**: the network says {verdict} the name of the hospital,"
             f" and the first figure must not be read as an ability to find {first}."
         )
     for question in study.inside:
@@ -120,10 +119,10 @@ def _meaning(study: Study) -> Iterator[str]:
         compared = ""
         if best is not None:
             name, area = best
-            compared = f" The best baseline that sees no picture ({name}) reaches {_show(area)}."
+            compared = f" The best baseline that sees no picture ({name}) reaches {show(area)}."
         area = question.areas[label]
         chance = "its interval includes chance" if (area.low or 0.0) <= 0.5 else "above chance"  # noqa: PLR2004  an AUC of 0.5 is chance
-        yield f"- {question.title}: ROC AUC {_show(area)}, {chance}.{compared}"
+        yield f"- {question.title}: ROC AUC {show(area)}, {chance}.{compared}"
     yield (
         "- Age, view and hospital go with the class in these collections, patient numbers with the"
         " time and place of the picture. What a network gains beyond such a baseline inside one"
@@ -140,57 +139,45 @@ def _best_baseline(question: Question) -> tuple[str, Estimate] | None:
 
 
 def _origins(study: Study) -> str:
-    lines = [f"| Collection | {' | '.join(LABELS)} |", "|---|" + "---|" * len(LABELS)]
     parts = [("", study.everything.answers)]
     if study.test:
         parts.append((", test", study.test.answers))
+    rows: list[tuple[object, ...]] = []
     for part, answers in parts:
         counts = origins(answers.cases, answers.classes.tolist())
-        for name in sorted({name for name, _ in counts}):
-            cells = " | ".join(str(counts[name, label]) for label in range(len(LABELS)))
-            lines.append(f"| {name}{part} | {cells} |")
-    return "\n".join(lines)
+        names = sorted({name for name, _ in counts})
+        labels = range(len(LABELS))
+        rows += [(f"{name}{part}", *(counts[name, it] for it in labels)) for name in names]
+    return table(("Collection", *LABELS), rows)
 
 
 def _section(question: Question) -> str:
     names = [question.answers.names[label] for label in question.answers.asked]
-    lines = [f"### {question.title}", ""]
-    lines += [f"| ROC AUC | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-    lines.append(_row("**network**", question.areas, names))
+    rows = [_row("**network**", question.areas, names)]
     if question.within_view is not None:
-        lines.append(_row("network, pairs of the same view only", question.within_view, names))
+        rows.append(_row("network, pairs of the same view only", question.within_view, names))
     if question.of_three is not None:
-        lines.append(_row("network of all three classes", question.of_three, names))
-    lines += [_row(name, found, names) for name, found in question.baselines.items()]
+        rows.append(_row("network of all three classes", question.of_three, names))
+    rows += [_row(name, found, names) for name, found in question.baselines.items()]
     calibrated = question.reliability
-    lines += ["", _confusion(question), ""]
-    lines.append(
-        f"Expected calibration error {_show(calibrated.error)}, Brier score (0 to 2)"
-        f" {_show(calibrated.brier)}; {calibrated.error.images} pictures of"
+    measured = (
+        f"Expected calibration error {show(calibrated.error)}, Brier score (0 to 2)"
+        f" {show(calibrated.brier)}; {calibrated.error.images} pictures of"
         f" {calibrated.error.patients} patients."
     )
-    return "\n".join(lines)
+    areas = table(("ROC AUC", *names), rows)
+    return f"### {question.title}\n\n{areas}\n{_confusion(question)}\n{measured}"
 
 
-def _row(title: str, found: Areas | None, names: Sequence[str]) -> str:
-    cells = [_show(found[name]) if found else "nothing to know" for name in names]
-    return f"| {title} | {' | '.join(cells)} |"
+def _row(title: str, found: Areas | None, names: Sequence[str]) -> list[str]:
+    return [title, *(show(found[name]) if found else "nothing to know" for name in names)]
 
 
 def _confusion(question: Question) -> str:
     names = question.answers.names
-    lines = [f"| true, down; said, across | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-    for name, counts in zip(names, question.confusion.tolist(), strict=True):
-        lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
-    return "\n".join(lines)
-
-
-def _show(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "not defined"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    counted = zip(names, question.confusion.tolist(), strict=True)
+    headings = ("True, down; likeliest, across", *names)
+    return table(headings, [(name, *counts) for name, counts in counted])
 
 
 def _value(estimate: Estimate) -> float:

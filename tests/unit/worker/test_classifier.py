@@ -1,17 +1,20 @@
 """The experimental classifier looks at lungs only, and is never taken for a segmentation model."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from builders import chest_image, lung_masks
+from builders import analysed_image, chest_image, lung_masks, object_context
 from click.testing import CliRunner
+from pydicom.dataset import Dataset
 from safetensors.torch import save_file
 
 from worker.classifier import Classifier, build_classifier, lung_crop
+from worker.codes import EXPERIMENT
 from worker.errors import BundleError
 from worker.registry import (
     METADATA,
@@ -23,6 +26,9 @@ from worker.registry import (
     read_bundle,
     read_classifier,
 )
+from worker.report import build_report
+from worker.report_groups import ReportImage
+from worker.segmentation import build_segmentation
 from worker.training.commands import models
 from worker.types import Classification, LungMasks, ModelIdentity, Orientation
 
@@ -122,6 +128,36 @@ def test_the_statement_says_what_it_is_first() -> None:
         ModelIdentity("guess", "1", "0" * 64), ("COVID-19", "other pneumonia"), (0.412, 0.588)
     )
     assert said.text == "experimental, not validated: COVID-19 0.41, other pneumonia 0.59"
+
+
+def test_the_report_states_it_as_an_experiment_and_only_when_it_is_on() -> None:
+    said = Classification(ModelIdentity("guess", "1", "0" * 64), ("ill", "well"), (0.4, 0.6))
+    texts: list[list[str]] = []
+    for classification in (said, None):
+        analysed = analysed_image(classification=classification)
+        seg = build_segmentation(analysed, object_context())
+        report = build_report([ReportImage.of(analysed, seg)], object_context(), 1)
+        texts.append([item.TextValue for item in walk(report) if concept(item) == EXPERIMENT.value])
+    assert texts[0] == [
+        "experimental, not validated: ill 0.40, well 0.60 (model guess 1+sha256.0000000000000000)"
+    ]
+    assert texts[1] == []
+
+
+def concept(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].get("CodeValue", "")) if names else ""
+
+
+def walk(item: Dataset) -> Iterator[Dataset]:
+    yield item
+    for child in item.get("ContentSequence", ()):
+        yield from walk(child)
+
+
+def test_a_row_keeps_it() -> None:
+    said = Classification(ModelIdentity("guess", "1", "0" * 64), ("ill", "well"), (0.4, 0.6))
+    assert Classification.of_row(json.loads(json.dumps(said.as_row()))) == said
 
 
 def test_a_classifier_is_no_segmentation_model(bundles: Path) -> None:
