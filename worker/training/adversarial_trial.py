@@ -56,7 +56,7 @@ def run_trial(plan: Plan) -> Trial:
     model to compare with is not installed.
     """
     config = plan.config
-    installed = [find_bundle(name) for name in plan.compare]
+    installed = [_installed(name, config.threads) for name in plan.compare]
     cases = load_manifest(plan.data)
     material = Material.of(cases)
     pools = pools_of(config, material)
@@ -70,9 +70,7 @@ def run_trial(plan: Plan) -> Trial:
         plain = _train(config.model_copy(update={"weight": 0.0}), pools, PLAIN)
         stored = Segmenter(_stored(plain.network), bundle, "cpu")
         segments.append((PLAIN, segment_with(stored)))
-    for other in installed:
-        segmenter = Segmenter.load(other, "cpu", config.threads)
-        segments.append((f"installed `{other.metadata.name}`", segment_with(segmenter)))
+    segments += installed
     write_metrics(plan.folder, dict(measure(served, plan.data)))
     uses = Uses.of(cases)
     test = [case for case in uses.read if case.has_opacity]
@@ -88,6 +86,13 @@ def run_trial(plan: Plan) -> Trial:
         ),
         normals=tuple(judge_normals(name, segment, uses.normals) for name, segment in segments),
     )
+
+
+def _installed(name: str, threads: int) -> tuple[str, Segment]:
+    """Load a model to compare with before the training, so that a missing one costs no time."""
+    segmenter = Segmenter.load(find_bundle(name), "cpu", threads)
+    said = f"installed `{name}` {segmenter.identity.version}"
+    return said, segment_with(segmenter)
 
 
 def _train(config: AdversarialConfig, pools: dict[str, Samples], label: str) -> Fitted:

@@ -21,10 +21,10 @@ _DPI: Final = 80
 _TEXT: Final = """# Two steps: lungs, then a classifier
 
 Written by `dicom-worker train-two-step`; no figure here was typed. The experiment repeats the
-second of this project's ancestors: an installed model (`{lung_model}`) finds the lungs, all else is
-blacked out, the lungs are cut out, and a small network (MONAI `{network}`, {parameters:,}
-parameters, {size} x {size} pixels) says {labels}. **It is not validated, and it is off** unless
-`analysis.experimental_classifier` names it.
+second of this project's ancestors: an installed model (`{lungs.name}` {lungs.version}) finds the
+lungs, all else is blacked out, the lungs are cut out, and a small network (MONAI `{network}`,
+{parameters:,} parameters, {size} x {size} pixels) says {labels}.
+**It is not validated, and it is off** unless `analysis.experimental_classifier` names it.
 
     {command}
 
@@ -82,7 +82,7 @@ def render_study(study: Study, roc: str, calibration: str) -> str:
     """Return the report as Markdown; `roc` and `calibration` are the names of the plots."""
     config = study.config
     return _TEXT.format(
-        lung_model=config.lung_model,
+        lungs=study.lungs,
         network=config.network["name"],
         parameters=study.parameters,
         size=config.size,
@@ -119,7 +119,9 @@ def _meaning(study: Study) -> Iterator[str]:
         compared = ""
         if best is not None:
             name, area = best
-            compared = f" The best baseline that sees no picture ({name}) reaches {show(area)}."
+            compared = f" The best baseline that sees no picture ({name}) reaches {show(area)}"
+            more = (question.areas[label].low or 0.0) > _value(area)
+            compared += "." if more else ": **nothing is shown to come from the lungs**."
         area = question.areas[label]
         chance = "its interval includes chance" if (area.low or 0.0) <= 0.5 else "above chance"  # noqa: PLR2004  an AUC of 0.5 is chance
         yield f"- {question.title}: ROC AUC {show(area)}, {chance}.{compared}"
@@ -154,7 +156,7 @@ def _origins(study: Study) -> str:
 def _section(question: Question) -> str:
     names = [question.answers.names[label] for label in question.answers.asked]
     rows = [_row("**network**", question.areas, names)]
-    if question.within_view is not None:
+    if question.within_view is not None and question.baselines["view"] is not None:
         rows.append(_row("network, pairs of the same view only", question.within_view, names))
     if question.of_three is not None:
         rows.append(_row("network of all three classes", question.of_three, names))

@@ -39,6 +39,7 @@ from worker.training.two_step_metrics import (
     reliability,
     tells_collection,
 )
+from worker.types import ModelIdentity
 
 FEWEST: Final = 20  # pictures of each class below which a collection alone answers no question
 
@@ -67,6 +68,7 @@ class Study:
     """Everything that the report says; `test` is None when no patient was kept for it."""
 
     config: TwoStepConfig
+    lungs: ModelIdentity
     bundle: ClassifierBundle
     everything: Question
     inside: tuple[Question, ...]
@@ -96,6 +98,7 @@ def run_study(config: TwoStepConfig, sampling: Sampling) -> Study:
     bundle = _write(config, fitted, crops, Provenance.of(lungs, manifest_sha256(config.data)))
     study = Study(
         config=config,
+        lungs=lungs.identity,
         bundle=bundle,
         everything=_question("All collections", everything, sampling),
         inside=inside,
