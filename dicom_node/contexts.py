@@ -42,9 +42,11 @@ IMAGE_CLASSES: Final = (
     DigitalXRayImageStorageForProcessing,
 )
 
+CAPTURES: Final = (SecondaryCaptureImageStorage,)  # analysed where a setting says so
+
 # What a PACS sends along when it routes whole studies, our own results among it.
 COMPANION_CLASSES: Final = (
-    SecondaryCaptureImageStorage,
+    *CAPTURES,
     SegmentationStorage,
     EnhancedSRStorage,
     ComprehensiveSRStorage,

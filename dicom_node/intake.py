@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from dicom_node.contexts import IMAGE_CLASSES
+from dicom_node.contexts import CAPTURES, IMAGE_CLASSES
 from dicom_node.spool import Spool
 from dicom_node.status import SUCCESS
 from dicom_node.types import Identity, SpooledInstance
@@ -144,7 +144,8 @@ def _judge(
         settings.objects.uid_root,
     ):
         return _Verdict(InstanceState.NOT_ANALYSED, Reason.OWN_RESULT)
-    if identity.sop_class_uid not in IMAGE_CLASSES:
+    wanted = IMAGE_CLASSES + CAPTURES if settings.analysis.secondary_capture else IMAGE_CLASSES
+    if identity.sop_class_uid not in wanted:
         return _Verdict(InstanceState.NOT_ANALYSED, Reason.SOP_CLASS)
     if is_for_processing(identity.sop_class_uid, identity.presentation_intent):
         return _Verdict(InstanceState.RECEIVED)  # waits for a For Presentation sibling

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     NOT_FRONTAL = "not_frontal"
     BODY_PART = "body_part"
     NOT_HUMAN = "not_human"
+    PAEDIATRIC = "paediatric"
     FOR_PROCESSING_SIBLING = "for_processing_sibling"
     # decoding
     NO_DECODER = "no_decoder"
@@ -35,7 +36,11 @@ class Reason(StrEnum):
     DECODE_TIMEOUT = "decode_timeout"
     DECODE_MEMORY = "decode_memory"
     FLAT_IMAGE = "flat_image"
-    # what the network saw
+    # what the picture shows
+    SATURATED = "saturated"
+    ROTATED = "rotated"
+    INVERTED = "inverted"
+    NOT_CHEST = "not_chest"
     NO_LUNGS = "no_lungs"
     # quarantine
     NO_PATIENT_ID = "no_patient_id"
@@ -63,6 +68,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.NOT_FRONTAL: "The view is neither PA nor AP.",
     Reason.BODY_PART: "The body part is not the chest.",
     Reason.NOT_HUMAN: "The patient is an animal.",
+    Reason.PAEDIATRIC: "The patient is younger than the configured age; no child was trained on.",
     Reason.FOR_PROCESSING_SIBLING: "A For Presentation image of the same study is used instead.",
     Reason.NO_DECODER: "No decoder is installed for this transfer syntax.",
     Reason.CORRUPT_PIXELS: "The pixel data cannot be decoded.",
@@ -70,6 +76,10 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.DECODE_TIMEOUT: "Decoding took longer than the configured limit.",
     Reason.DECODE_MEMORY: "Decoding needed more memory than the configured limit.",
     Reason.FLAT_IMAGE: "The decoded image has no contrast.",
+    Reason.SATURATED: "Most of the picture is pure white or pure black.",
+    Reason.ROTATED: "The picture is rotated or upside down.",
+    Reason.INVERTED: "The grey scale is inverted.",
+    Reason.NOT_CHEST: "The picture does not look like a frontal chest radiograph.",
     Reason.NO_LUNGS: "No plausible lung fields were found.",
     Reason.NO_PATIENT_ID: "PatientID is missing or empty.",
     Reason.PATIENT_MISMATCH: "Another patient already has this Study Instance UID.",

@@ -125,6 +125,11 @@ class AnalysisSettings(_Section):
     zone_bounds_percent: tuple[float, float, float] = (1.0, 25.0, 50.0)  # grades 1, 2, 3 from here
     min_side_pixels: Annotated[int, Field(gt=0)] = 128
     min_lung_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    min_age_years: Annotated[int, Field(ge=0, le=130)] = 18  # 0: any age
+    secondary_capture: bool = False
+    min_view_probability: Annotated[float, Field(ge=0, lt=1)] = 0.5  # 0: any picture
+    correct_inverted: bool = True
+    uncertain_points: Annotated[float, Field(ge=0)] = 12.0  # 0: no caveat, half the time
 
     @model_validator(mode="after")
     def _bands_ascend(self) -> Self:

@@ -22,7 +22,16 @@ from worker.report import build_report
 from worker.report_groups import AREA_DIGITS, PERCENT_DIGITS, ReportImage
 from worker.sandbox import Sandbox
 from worker.segmentation import build_segmentation
-from worker.types import SIDES, FileOutcome, Measurements, ModelIdentity, Severity, Side, Zone
+from worker.types import (
+    SIDES,
+    Caveat,
+    FileOutcome,
+    Measurements,
+    ModelIdentity,
+    Severity,
+    Side,
+    Zone,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +49,7 @@ class FileResult:
     measurements: Measurements | None = None
     model: ModelIdentity | None = None
     seconds: float | None = None
+    caveats: tuple[Caveat, ...] = ()
     files: dict[str, str | None] = field(
         default_factory=lambda: {"seg": None, "sr": None, "overlay": None}
     )
@@ -71,6 +81,7 @@ class FileResult:
             "severity": self.measurements.severity.value if self.measurements else None,
             "severity_by_side": self._sides("severity"),
             **self._zones(),
+            "caveats": [caveat.value for caveat in self.caveats],
             "model": vars(model) if model else None,
             "seconds": None if self.seconds is None else round(self.seconds, 3),
             "files": self.files,
@@ -206,7 +217,12 @@ class FileAnalysis:
             study_instance_uid=get_text(header, "StudyInstanceUID"),
         )
         result = FileResult(
-            outcome, analysed.measurements, analysed.model, analysed.seconds, written
+            outcome,
+            analysed.measurements,
+            analysed.model,
+            analysed.seconds,
+            analysed.caveats,
+            written,
         )
         return result, ReportImage.of(analysed, seg)
 

@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -69,7 +69,8 @@ def _load(path: Path, limits: gate.Limits) -> ChestImage:
     gate.check_header(ds, limits)
     stored = pixels.decode_pixels(ds)
     gate.check_contrast(stored)
-    return pixels.chest_image(ds, stored)
+    image = pixels.chest_image(ds, stored)
+    return replace(image, notes=image.notes + gate.notes_of(ds, limits))
 
 
 def _describe(image: ChestImage) -> Reply:

@@ -1,7 +1,8 @@
-"""What may be analysed, and why not: header checks in the order of a table, then image checks.
+"""What may be analysed by its header, and why not: checks in the order of a table.
 
 Modality and SOP Class are no gate by themselves: archives hold lateral chests, dogs and teeth as
-CR. Where a header says nothing, the image passes; where it contradicts itself, it does not.
+CR. Where a header says nothing, the image passes, and `worker.image_gate` looks at the picture;
+where it contradicts itself, it does not.
 """
 
 import re
@@ -17,10 +18,9 @@ from pydicom.sr.coding import Code
 
 from models.identity import is_own_object
 from models.reasons import Reason
-from models.settings import AnalysisSettings
+from worker.age import ADULT, age_years
 from worker.errors import NotAnalysable
 from worker.header import get_items, get_numbers, get_text, get_values
-from worker.types import LungMasks
 
 
 def _words(text: str) -> frozenset[str]:
@@ -34,13 +34,17 @@ class Limits:
     min_side_pixels: int = 128
     max_pixels: int = 64_000_000
     uid_root: str = ""
+    min_age_years: int = ADULT  # 0: any age
+    secondary_capture: bool = False
 
 
 _CR: Final = "1.2.840.10008.5.1.4.1.1.1"
 _DX_FOR_PRESENTATION: Final = "1.2.840.10008.5.1.4.1.1.1.1"
 _DX_FOR_PROCESSING: Final = "1.2.840.10008.5.1.4.1.1.1.1.1"
 SOP_CLASSES: Final = frozenset({_CR, _DX_FOR_PRESENTATION, _DX_FOR_PROCESSING})
+SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 MODALITIES: Final = frozenset({"CR", "DX"})
+NOTE_AGE: Final = "The patient's age is unknown: an adult was assumed."
 _PIXEL_DATA: Final = ("PixelData",)
 
 # What a technician's protocol names; StudyDescription names the order, which may be several views.
@@ -121,14 +125,9 @@ def check_contrast(stored: NDArray[np.integer[Any]]) -> None:
         raise NotAnalysable(Reason.FLAT_IMAGE)
 
 
-def check_masks(masks: LungMasks, settings: AnalysisSettings) -> None:
-    """Raise NotAnalysable NO_LUNGS unless both lung fields are plausibly large.
-
-    A missing lung is withheld too: what is not found cannot be told from what is not there.
-    """
-    smallest = min(int(masks.left.sum()), int(masks.right.sum()))
-    if smallest == 0 or smallest < settings.min_lung_fraction * masks.left.size:
-        raise NotAnalysable(Reason.NO_LUNGS)
+def notes_of(ds: Dataset, limits: Limits) -> tuple[str, ...]:
+    """Return what was taken for granted of an image that passed `check_header`."""
+    return (NOTE_AGE,) if limits.min_age_years and age_years(ds) is None else ()
 
 
 def _own_result(ds: Dataset, limits: Limits) -> Reason | None:
@@ -142,8 +141,11 @@ def _own_result(ds: Dataset, limits: Limits) -> Reason | None:
     return Reason.OWN_RESULT if own else None
 
 
-def _sop_class(ds: Dataset, _limits: Limits) -> Reason | None:
-    return None if get_text(ds, "SOPClassUID") in SOP_CLASSES else Reason.SOP_CLASS
+def _sop_class(ds: Dataset, limits: Limits) -> Reason | None:
+    """Secondary captures say nothing of how they were made; a setting lets those of CR, DX in."""
+    stated = get_text(ds, "SOPClassUID")
+    accepted = stated in SOP_CLASSES or (limits.secondary_capture and stated == SECONDARY_CAPTURE)
+    return None if accepted else Reason.SOP_CLASS
 
 
 def _modality(ds: Dataset, _limits: Limits) -> Reason | None:
@@ -242,6 +244,12 @@ def _body_part(ds: Dataset, _limits: Limits) -> Reason | None:
     return Reason.BODY_PART if elsewhere or words & _OVERRIDES_CHEST else None
 
 
+def _age(ds: Dataset, limits: Limits) -> Reason | None:
+    """No child was in the training data, and a child's chest is no small adult's."""
+    age = age_years(ds) if limits.min_age_years else None
+    return Reason.PAEDIATRIC if age is not None and age < limits.min_age_years else None
+
+
 CHECKS: Final[tuple[Callable[[Dataset, Limits], Reason | None], ...]] = (
     _own_result,
     _sop_class,
@@ -253,6 +261,7 @@ CHECKS: Final[tuple[Callable[[Dataset, Limits], Reason | None], ...]] = (
     _species,
     _view,
     _body_part,
+    _age,
 )
 
 

@@ -1,7 +1,8 @@
 """A loaded model that turns a radiograph into masks on its own grid."""
 
 import json
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Final, Literal, Self
 
 import numpy as np
 import torch
@@ -14,8 +15,25 @@ from worker.postprocess import masks_from_probabilities
 from worker.preprocess import Prepared, prepare
 from worker.registry import Bundle
 from worker.types import ChestImage, LungMasks, ModelIdentity, Orientation
+from worker.view import Look, view_reader
 
 Device = Literal["auto", "cpu", "cuda"]
+_OTHER_THRESHOLDS: Final = (-0.2, 0.0, 0.2)  # beside the one in use
+_LOWEST: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model found in one picture.
+
+    `masks` are on the source grid. `upright` are the same on the network's grid: upright, square
+    pixels, no padding. `spread` is how far the percentage of opacity moves, in points, when the
+    threshold moves by 0.2 either way and when the mirror image is read; None when not asked for.
+    """
+
+    masks: LungMasks
+    upright: LungMasks
+    spread: float | None
 
 
 class Segmenter:
@@ -58,32 +76,82 @@ class Segmenter:
     def warm_up(self) -> None:
         """Run one empty image, so that the first real one is not slower than the others."""
         size = self._metadata.input_size
-        self._probabilities(prepare(np.zeros((size, size), np.uint16), Orientation(), 1.0, size))
+        empty = prepare(np.zeros((size, size), np.uint16), Orientation(), 1.0, size)
+        self.look(empty)
+        self.read(empty)
 
-    def segment(self, image: ChestImage, threshold: float | None = None) -> LungMasks:
-        """Return the masks of `image` on its source grid; a lung that was not found is empty.
+    def prepared(self, image: ChestImage) -> Prepared:
+        """Return the square that this model sees of `image`."""
+        size = self._metadata.input_size
+        return prepare(image.pixels, image.orientation, image.row_height_over_width, size)
+
+    def look(self, prepared: Prepared) -> Look:
+        """Say what the picture shows, which no model that measures is asked."""
+        return view_reader().look(prepared)
+
+    def read(
+        self, prepared: Prepared, threshold: float | None = None, *, with_spread: bool = False
+    ) -> Reading:
+        """Return the masks, and how sure they are; that takes a second pass over the mirror image.
 
         `threshold` is the probability from which a pixel is opacity; None takes the model's own.
+        A lung that was not found is empty.
         """
         limits = self._metadata.threshold
-        return masks_from_probabilities(
-            self.probabilities(image),
-            lung_threshold=limits.lung,
-            opacity_threshold=limits.opacity if threshold is None else threshold,
+        opacity = limits.opacity if threshold is None else threshold
+        passes = self._passes(prepared, second=with_spread)
+        square = passes.mean(dim=0) if self._metadata.mirrored else passes[0]
+        return Reading(
+            masks=masks_from_probabilities(prepared.to_source(square), limits.lung, opacity),
+            upright=masks_from_probabilities(_inside(prepared, square), limits.lung, opacity),
+            spread=_spread(prepared, passes, limits.lung, opacity) if with_spread else None,
         )
+
+    def segment(self, image: ChestImage, threshold: float | None = None) -> LungMasks:
+        """Return the masks of `image` on its source grid; a lung that was not found is empty."""
+        return self.read(self.prepared(image), threshold).masks
 
     def probabilities(self, image: ChestImage) -> NDArray[np.float32]:
         """Return left lung, right lung, opacity on the source grid: float32 (3, rows, columns)."""
-        size = self._metadata.input_size
-        return self._probabilities(
-            prepare(image.pixels, image.orientation, image.row_height_over_width, size)
-        )
+        prepared = self.prepared(image)
+        passes = self._passes(prepared, second=False)
+        return prepared.to_source(passes.mean(dim=0))
 
     @torch.inference_mode()
-    def _probabilities(self, prepared: Prepared) -> NDArray[np.float32]:
+    def _passes(self, prepared: Prepared, *, second: bool) -> torch.Tensor:
+        """Return (passes, 3, size, size): of the picture, and of its mirror image turned back.
+
+        One pass of the picture alone whether or not a second is asked for: the same bits.
+        """
         tensor = prepared.tensor.to(self.device, memory_format=torch.channels_last)
-        if not self._metadata.mirrored:
-            return prepared.to_source(self._network(tensor).float().sigmoid()[0].cpu())
-        both = self._network(torch.cat([tensor, tensor.flip(-1)])).float().sigmoid()
-        mirrored = both[1].flip(-1)[[1, 0, 2]]  # left and right change places in a mirror
-        return prepared.to_source((0.5 * (both[0] + mirrored)).cpu())
+        first: torch.Tensor
+        if self._metadata.mirrored:
+            both = self._network(torch.cat([tensor, tensor.flip(-1)])).float().sigmoid()
+            first, other = both[0], both[1]
+        else:
+            first = self._network(tensor).float().sigmoid()[0]
+            if not second:
+                return first[None].cpu()
+            other = self._network(tensor.flip(-1)).float().sigmoid()[0]
+        mirrored = other.flip(-1)[[1, 0, 2]]  # left and right change places in a mirror
+        return torch.stack([first, mirrored]).cpu()
+
+
+def _inside(prepared: Prepared, square: torch.Tensor) -> NDArray[np.float32]:
+    """Cut the padding off."""
+    top, left, height, width = prepared.box
+    inside: NDArray[np.float32] = square[:, top : top + height, left : left + width].numpy()
+    return inside
+
+
+def _spread(prepared: Prepared, passes: torch.Tensor, lung: float, opacity: float) -> float:
+    thresholds = (min(max(opacity + step, _LOWEST), 1.0 - _LOWEST) for step in _OTHER_THRESHOLDS)
+    chosen = tuple(thresholds)
+    percents = []
+    for square in passes:
+        inside = _inside(prepared, square)
+        masks = masks_from_probabilities(inside, lung, opacity)
+        lungs = masks.left | masks.right
+        seen = inside[2][lungs]
+        percents += [100.0 * float((seen >= it).mean()) if seen.size else 0.0 for it in chosen]
+    return max(percents) - min(percents)

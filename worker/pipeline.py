@@ -1,15 +1,33 @@
 """One file to one analysed image, in the order in which it may be refused. No Celery here."""
 
+import json
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from models.settings import Settings
-from worker.gate import check_masks
+from models.settings import AnalysisSettings, Settings
+from worker.errors import NotAnalysable
 from worker.header import data_set_sha256
+from worker.image_gate import (
+    Exposure,
+    LungShape,
+    check_lungs,
+    fault_of,
+    lung_caveats,
+    may_be_corrected,
+    spread_caveats,
+    view_caveats,
+)
+from worker.inference import Reading
 from worker.measurements import measure
+from worker.preprocess import Prepared, prepare
 from worker.sandbox import Sandbox
-from worker.types import AnalysedImage, ChestImage, LungMasks, ModelIdentity
+from worker.types import AnalysedImage, Caveat, ChestImage, LungMasks, ModelIdentity
+from worker.view import Look, view_reader
+
+_WHITE: Final = 65535
+_LOOKED_AT: Final = 256
 
 
 class Segments(Protocol):
@@ -27,8 +45,25 @@ class Segments(Protocol):
     def configuration(self) -> str:
         """What decides the masks beside the weights, in canonical form."""
 
-    def segment(self, image: ChestImage, threshold: float | None = None) -> LungMasks:
-        """Return the masks of `image` on its source grid."""
+    def prepared(self, image: ChestImage) -> Prepared:
+        """Return the square that the model sees of `image`."""
+
+    def look(self, prepared: Prepared) -> Look:
+        """Say what the picture shows."""
+
+    def read(
+        self, prepared: Prepared, threshold: float | None = None, *, with_spread: bool = False
+    ) -> Reading:
+        """Return the masks, and how sure they are."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A picture that shows one upright chest, its square, and what had to be said or corrected."""
+
+    image: ChestImage
+    prepared: Prepared
+    caveats: tuple[Caveat, ...]
 
 
 def analyse_image(
@@ -40,16 +75,68 @@ def analyse_image(
     its decoder. Anything else is no fault of the file.
     """
     started = time.perf_counter()
-    image = sandbox.load(path)
-    masks = segmenter.segment(image, settings.analysis.threshold)
-    check_masks(masks, settings.analysis)
+    analysis = settings.analysis
+    admitted = admit(sandbox.load(path), segmenter, analysis)
+    masks, caveats = find_lungs(admitted, segmenter, analysis)
+    image = admitted.image
     return AnalysedImage(
         image=image,
         masks=masks,
-        measurements=measure(masks, image.spacing, settings.analysis, image.orientation),
+        measurements=measure(masks, image.spacing, analysis, image.orientation),
         model=segmenter.identity,
-        configuration_hash=settings.analysis.configuration_hash(segmenter.configuration),
+        configuration_hash=analysis.configuration_hash(_decisive(segmenter)),
         data_set_sha256=data_set_sha256(path),
         seconds=time.perf_counter() - started,
         device=segmenter.device,
+        caveats=caveats,
     )
+
+
+def admit(image: ChestImage, segmenter: Segments, settings: AnalysisSettings) -> Admitted:
+    """Let a picture in that shows one upright chest; turn an inverted grey scale over.
+
+    Raises NotAnalysable with what it shows instead.
+    """
+    seen = _seen(image)
+    look = segmenter.look(seen)
+    fault = fault_of(look, Exposure.of(seen), settings)
+    corrected: tuple[Caveat, ...] = ()
+    if fault is not None and may_be_corrected(look, settings):
+        image = replace(image, pixels=_WHITE - image.pixels)
+        seen = _seen(image)
+        look = segmenter.look(seen)
+        if fault_of(look, Exposure.of(seen), settings) is None:
+            fault, corrected = None, (Caveat.INVERTED,)
+    if fault is not None:
+        raise NotAnalysable(fault)
+    return Admitted(image, segmenter.prepared(image), corrected + view_caveats(look))
+
+
+def _seen(image: ChestImage) -> Prepared:
+    """Return the square that is looked at: of one size, whatever the model that measures wants."""
+    return prepare(image.pixels, image.orientation, image.row_height_over_width, _LOOKED_AT)
+
+
+def find_lungs(
+    admitted: Admitted, segmenter: Segments, settings: AnalysisSettings
+) -> tuple[LungMasks, tuple[Caveat, ...]]:
+    """Return the masks on the source grid, and every caveat of the image.
+
+    Raises NotAnalysable when no lung is plausible.
+    """
+    reading = segmenter.read(
+        admitted.prepared, settings.threshold, with_spread=settings.uncertain_points > 0
+    )
+    shape = LungShape.of(reading.upright)
+    check_lungs(shape, settings)
+    caveats = (
+        *admitted.caveats,
+        *lung_caveats(shape, settings),
+        *spread_caveats(reading.spread, settings),
+    )
+    return reading.masks, caveats
+
+
+def _decisive(segmenter: Segments) -> str:
+    """Return what decides a result beside the settings and the weights of the model."""
+    return json.dumps([segmenter.configuration, view_reader().identity])

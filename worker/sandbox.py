@@ -54,6 +54,8 @@ class Sandbox:
                     "min_side_pixels": settings.analysis.min_side_pixels,
                     "max_pixels": settings.decode.max_pixels,
                     "uid_root": settings.objects.uid_root,
+                    "min_age_years": settings.analysis.min_age_years,
+                    "secondary_capture": settings.analysis.secondary_capture,
                 },
             }
         )

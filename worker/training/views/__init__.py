@@ -1,0 +1,1 @@
+"""Training of the view network (`worker.view`): `python -m worker.training.views --help`."""
