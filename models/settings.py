@@ -129,7 +129,8 @@ class AnalysisSettings(_Section):
     secondary_capture: bool = False
     min_view_probability: Annotated[float, Field(ge=0, lt=1)] = 0.5  # 0: any picture
     correct_inverted: bool = True
-    uncertain_points: Annotated[float, Field(ge=0)] = 12.0  # 0: no caveat, half the time
+    max_doubt_percent: Annotated[float, Field(ge=0)] = 14.0  # of the lungs; 0: no caveat
+    experimental_classifier: ModelName | None = None  # None: off
 
     @model_validator(mode="after")
     def _bands_ascend(self) -> Self:
@@ -155,6 +156,8 @@ class AnalysisSettings(_Section):
         off decides nothing and is left out: a release that adds it keeps the UIDs of everybody.
         """
         unused = {"model"} if self.zone_score else {"model", "zone_score", "zone_bounds_percent"}
+        if self.experimental_classifier is None:
+            unused.add("experimental_classifier")
         canonical = json.dumps(self.model_dump(exclude=unused), sort_keys=True)
         return hashlib.sha256(f"{canonical}\n{of_model}".encode()).hexdigest()
 

@@ -17,7 +17,7 @@ from worker.capture import overlay_png
 from worker.equipment import ObjectContext, date_of_source, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
 from worker.header import get_text, is_uid
-from worker.pipeline import Segments, analyse_image
+from worker.pipeline import Classifies, Segments, analyse_image
 from worker.report import build_report
 from worker.report_groups import AREA_DIGITS, PERCENT_DIGITS, ReportImage
 from worker.sandbox import Sandbox
@@ -152,10 +152,16 @@ class FileAnalysis:
     """One run of the file command. Names in the output folder are unique within it."""
 
     def __init__(
-        self, sandbox: Sandbox, segmenter: Segments, settings: Settings, out: Path
+        self,
+        sandbox: Sandbox,
+        segmenter: Segments,
+        settings: Settings,
+        out: Path,
+        classifier: Classifies | None = None,
     ) -> None:
         self._sandbox = sandbox
         self._segmenter = segmenter
+        self._classifier = classifier
         self._settings = settings
         self._out = out
         self._names: dict[str, str] = {}
@@ -197,7 +203,9 @@ class FileAnalysis:
         return [result.with_report(report) for result in results]
 
     def _file(self, file: _Scanned) -> tuple[FileResult, ReportImage]:
-        analysed = analyse_image(file.path, self._sandbox, self._segmenter, self._settings)
+        analysed = analyse_image(
+            file.path, self._sandbox, self._segmenter, self._settings, self._classifier
+        )
         header = analysed.image.header
         self._replace_illegal_uids(header, analysed.data_set_sha256)
         seg = build_segmentation(analysed, self._context([header]))

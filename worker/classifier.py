@@ -3,6 +3,7 @@
 Training and serving both call `lung_crop`, so both see the same square.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
@@ -13,11 +14,14 @@ from monai.networks.nets import DenseNet
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from models.settings import Settings
 from worker.errors import BundleError
 from worker.network import channels_last
 from worker.preprocess import fit, fit_box, standardise, window_bounds
-from worker.registry import ClassifierBundle
+from worker.registry import ClassifierBundle, find_classifier
 from worker.types import ChestImage, Classification, LungMasks, Mask, ModelIdentity, Orientation
+
+log = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda"]
 _MARGIN: Final = 0.03  # of the lungs' height and width, kept around them
@@ -160,3 +164,19 @@ class Classifier:
         tensor = crop.tensor.to(self._device, memory_format=torch.channels_last)
         probabilities: list[float] = self._network(tensor).float().softmax(dim=1)[0].tolist()
         return probabilities
+
+
+def load_classifier(settings: Settings) -> Classifier | None:
+    """Load the classifier that the settings name; None when the experiment is off.
+
+    Raises BundleError as `find_classifier` and `Classifier.load` do.
+    """
+    name = settings.analysis.experimental_classifier
+    if name is None:
+        return None
+    bundle = find_classifier(name, settings.worker.bundle_dirs)
+    known = bundle.metadata.lung_model
+    others = sorted(set(settings.models) - {known})
+    if others:
+        log.warning("classifier %s knows the lungs of %s, not of %s", name, known, others)
+    return Classifier.load(bundle, settings.worker.device)

@@ -157,16 +157,19 @@ def _make_writable(out: Path) -> None:
 
 def _analyse(paths: tuple[Path, ...], out: Path, settings: Settings) -> Iterator["FileResult"]:
     from worker.analyse import FileAnalysis, find_files
+    from worker.classifier import load_classifier
     from worker.inference import Segmenter
     from worker.registry import find_bundle
     from worker.sandbox import Sandbox
 
     bundle = find_bundle(settings.analysis.model, settings.worker.bundle_dirs)
     segmenter = Segmenter.load(bundle, settings.worker.device, settings.worker.torch_threads)
+    classifier = load_classifier(settings)
     files = find_files(paths)
     with Sandbox(settings) as sandbox, _progress() as progress:
         task = progress.add_task("analysing", total=len(files))
-        for result in FileAnalysis(sandbox, segmenter, settings, out).results(files):
+        analysis = FileAnalysis(sandbox, segmenter, settings, out, classifier)
+        for result in analysis.results(files):
             progress.advance(task)
             yield result
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from models.settings import Settings
+from worker.classifier import Classifier, load_classifier
 from worker.errors import BundleError
 from worker.inference import Segmenter
-from worker.registry import find_bundle, installed_bundles
+from worker.registry import find_bundle, find_classifier, installed_bundles
 from worker.results import ResultStore
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class LoadedModels:
         self._settings = settings
         self._store = store
         self._models: dict[str, LoadedModel] = {}
+        self._classifier: Classifier | None = None
 
     def get(self, selector: str) -> LoadedModel:
         """Return the model of that name, loaded and warmed up at its first use.
@@ -48,6 +50,16 @@ class LoadedModels:
             self._models[selector] = LoadedModel(segmenter, row_id)
         return self._models[selector]
 
+    def classifier(self) -> Classifier | None:
+        """Return the experimental classifier, loaded at its first use; None when it is off.
+
+        Raises BundleError when no such classifier is installed or its weights are not what they
+        were.
+        """
+        if self._classifier is None:
+            self._classifier = load_classifier(self._settings)
+        return self._classifier
+
     def load_all(self) -> None:
         """Load what this worker will be asked for, so that no job waits for a network.
 
@@ -57,6 +69,7 @@ class LoadedModels:
         if self._settings.worker.serves in _ANALYSES:
             for selector in self._settings.models:
                 self.get(selector)
+            self.classifier()
         shadow = self._settings.shadow.model
         if shadow is not None and self._settings.worker.serves in _COMPARES:
             try:
@@ -70,6 +83,8 @@ def verify_models(settings: Settings) -> None:
     if settings.worker.serves in _ANALYSES:
         for selector in settings.models:
             find_bundle(selector, settings.worker.bundle_dirs)
+        if settings.analysis.experimental_classifier is not None:
+            find_classifier(settings.analysis.experimental_classifier, settings.worker.bundle_dirs)
 
 
 def what_is_installed(settings: Settings) -> dict[str, object]:

@@ -13,17 +13,24 @@ from worker.image_gate import (
     Exposure,
     LungShape,
     check_lungs,
+    doubt_caveats,
     fault_of,
     lung_caveats,
     may_be_corrected,
-    spread_caveats,
     view_caveats,
 )
 from worker.inference import Reading
 from worker.measurements import measure
 from worker.preprocess import Prepared, prepare
 from worker.sandbox import Sandbox
-from worker.types import AnalysedImage, Caveat, ChestImage, LungMasks, ModelIdentity
+from worker.types import (
+    AnalysedImage,
+    Caveat,
+    ChestImage,
+    Classification,
+    LungMasks,
+    ModelIdentity,
+)
 from worker.view import Look, view_reader
 
 _WHITE: Final = 65535
@@ -51,10 +58,19 @@ class Segments(Protocol):
     def look(self, prepared: Prepared) -> Look:
         """Say what the picture shows."""
 
-    def read(
-        self, prepared: Prepared, threshold: float | None = None, *, with_spread: bool = False
-    ) -> Reading:
-        """Return the masks, and how sure they are."""
+    def read(self, prepared: Prepared, threshold: float | None = None) -> Reading:
+        """Return the masks, and how doubtful the lungs are."""
+
+
+class Classifies(Protocol):
+    """A loaded experimental classifier, as `classifier.Classifier` is one."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, version and weights hash."""
+
+    def classify(self, image: ChestImage, masks: LungMasks) -> Classification:
+        """Return the probability of each label."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +83,13 @@ class Admitted:
 
 
 def analyse_image(
-    path: Path, sandbox: Sandbox, segmenter: Segments, settings: Settings
+    path: Path,
+    sandbox: Sandbox,
+    segmenter: Segments,
+    settings: Settings,
+    classifier: Classifies | None = None,
 ) -> AnalysedImage:
-    """Decode, gate, segment and measure one file.
+    """Decode, gate, segment and measure one file; classify it where that experiment is on.
 
     Raises NotAnalysable when the image must not get a number, AnalysisFailed when the file broke
     its decoder. Anything else is no fault of the file.
@@ -84,11 +104,12 @@ def analyse_image(
         masks=masks,
         measurements=measure(masks, image.spacing, analysis, image.orientation),
         model=segmenter.identity,
-        configuration_hash=analysis.configuration_hash(_decisive(segmenter)),
+        configuration_hash=analysis.configuration_hash(_decisive(segmenter, classifier)),
         data_set_sha256=data_set_sha256(path),
         seconds=time.perf_counter() - started,
         device=segmenter.device,
         caveats=caveats,
+        classification=None if classifier is None else classifier.classify(image, masks),
     )
 
 
@@ -97,13 +118,13 @@ def admit(image: ChestImage, segmenter: Segments, settings: AnalysisSettings) ->
 
     Raises NotAnalysable with what it shows instead.
     """
-    seen = _seen(image)
+    seen = seen_square(image)
     look = segmenter.look(seen)
     fault = fault_of(look, Exposure.of(seen), settings)
     corrected: tuple[Caveat, ...] = ()
     if fault is not None and may_be_corrected(look, settings):
         image = replace(image, pixels=_WHITE - image.pixels)
-        seen = _seen(image)
+        seen = seen_square(image)
         look = segmenter.look(seen)
         if fault_of(look, Exposure.of(seen), settings) is None:
             fault, corrected = None, (Caveat.INVERTED,)
@@ -112,7 +133,7 @@ def admit(image: ChestImage, segmenter: Segments, settings: AnalysisSettings) ->
     return Admitted(image, segmenter.prepared(image), corrected + view_caveats(look))
 
 
-def _seen(image: ChestImage) -> Prepared:
+def seen_square(image: ChestImage) -> Prepared:
     """Return the square that is looked at: of one size, whatever the model that measures wants."""
     return prepare(image.pixels, image.orientation, image.row_height_over_width, _LOOKED_AT)
 
@@ -124,19 +145,18 @@ def find_lungs(
 
     Raises NotAnalysable when no lung is plausible.
     """
-    reading = segmenter.read(
-        admitted.prepared, settings.threshold, with_spread=settings.uncertain_points > 0
-    )
+    reading = segmenter.read(admitted.prepared, settings.threshold)
     shape = LungShape.of(reading.upright)
     check_lungs(shape, settings)
     caveats = (
         *admitted.caveats,
         *lung_caveats(shape, settings),
-        *spread_caveats(reading.spread, settings),
+        *doubt_caveats(reading.doubt, settings),
     )
     return reading.masks, caveats
 
 
-def _decisive(segmenter: Segments) -> str:
+def _decisive(segmenter: Segments, classifier: Classifies | None) -> str:
     """Return what decides a result beside the settings and the weights of the model."""
-    return json.dumps([segmenter.configuration, view_reader().identity])
+    experiment = [] if classifier is None else [classifier.identity.sha256]
+    return json.dumps([segmenter.configuration, view_reader().identity, *experiment])

@@ -122,8 +122,9 @@ def _ended_by(end: Callable[[InstanceState, Reason, str], None], job_id: int) ->
 
 def _analysed(job: Job, runtime: Runtime) -> tuple[LoadedModel, AnalysedImage]:
     model = runtime.models.get(job.model_selector or "")
-    source = _source(runtime, job)
-    return model, analyse_image(source, runtime.sandbox, model.segmenter, runtime.settings)
+    source, settings = _source(runtime, job), runtime.settings
+    classifier = None if job.kind is JobKind.SHADOW else runtime.models.classifier()
+    return model, analyse_image(source, runtime.sandbox, model.segmenter, settings, classifier)
 
 
 def _source(runtime: Runtime, job: Job) -> Path:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from worker.classifier import Classifier, LungCrop, lung_crop
 from worker.inference import Segmenter
-from worker.registry import METADATA, find_bundle, find_classifier
+from worker.registry import METADATA, find_bundle, find_classifier, installed_classifiers
 from worker.training.cases import Case, load_manifest, write_manifest
 from worker.training.crops import Crops, draw, load_crops
 from worker.training.evaluation.estimates import Sampling, auc
@@ -229,6 +229,18 @@ def test_a_study_writes_a_bundle_that_serves_and_a_report(
     card = (bundle.folder / "docs" / "README.md").read_text(encoding="utf-8")
     assert card == render_classifier_card(metadata)
     assert Classifier.load(bundle, "cpu").identity == bundle.identity
+
+
+def test_shipped_classifiers_are_whole_and_their_cards_agree_with_their_metadata() -> None:
+    bundles = installed_classifiers()
+    assert "two-step" in {bundle.metadata.name for bundle in bundles}
+    for bundle in bundles:
+        Classifier.load(bundle, "cpu")
+        metadata = json.loads((bundle.folder / METADATA).read_text(encoding="utf-8"))
+        card = (bundle.folder / "docs" / "README.md").read_text(encoding="utf-8")
+        assert card == render_classifier_card(metadata)
+        assert metadata["licence"] == "CC BY-NC-SA 4.0"
+        assert bundle.weights.stat().st_size < 5_000_000
 
 
 def test_real_radiographs_are_told_apart_where_they_trained(data_root: Path) -> None:
