@@ -14,9 +14,9 @@ from models.reasons import Reason
 from models.settings import AnalysisSettings
 from worker import gate, header, pixels
 from worker.errors import NotAnalysable
-from worker.image_gate import LungShape, check_lungs, lung_caveats, spread_caveats
+from worker.image_gate import LungShape, check_lungs, doubt_caveats, lung_caveats
 from worker.inference import Segmenter
-from worker.pipeline import admit
+from worker.pipeline import admit, seen_square
 from worker.types import Caveat, ChestImage, Orientation
 from worker.view import Look
 
@@ -33,7 +33,7 @@ class Outcome:
     caveats: tuple[Caveat, ...] = ()
     look: Look | None = None
     shape: LungShape | None = None
-    spread: float | None = None
+    doubt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def upright(grey: NDArray[np.uint16]) -> ChestImage:
 
 def judge(name: str, image: ChestImage, model: Segmenter, settings: AnalysisSettings) -> Outcome:
     """Send a decoded picture through the gate."""
-    look = model.look(model.prepared(image))
+    look = model.look(seen_square(image))
     try:
         admitted = admit(image, model, settings)
-        reading = model.read(admitted.prepared, with_spread=True)
+        reading = model.read(admitted.prepared)
         shape = LungShape.of(reading.upright)
         check_lungs(shape, settings)
     except NotAnalysable as outcome:
@@ -65,9 +65,9 @@ def judge(name: str, image: ChestImage, model: Segmenter, settings: AnalysisSett
     caveats = (
         *admitted.caveats,
         *lung_caveats(shape, settings),
-        *spread_caveats(reading.spread, settings),
+        *doubt_caveats(reading.doubt, settings),
     )
-    return Outcome(name, None, caveats, look, shape, reading.spread)
+    return Outcome(name, None, caveats, look, shape, reading.doubt)
 
 
 def judge_files(data: Path, model: Segmenter, settings: AnalysisSettings) -> Iterator[FileOutcome]:

@@ -14,8 +14,8 @@ from typing import Final
 import click
 import numpy as np
 import torch
+from gate_doubt import doubt_section
 from gate_pictures import FileOutcome, Outcome, judge, judge_files, upright
-from gate_spread import spread_section
 from rich.progress import track
 
 from models.settings import AnalysisSettings
@@ -90,9 +90,9 @@ def report(data: Path, model: Segmenter) -> list[str]:
         "",
         *_margins(sets, files),
         "",
-        "### Doubt about the percentage",
+        "### Doubt",
         "",
-        *spread_section(data, model, sets, _SETTINGS.uncertain_points),
+        *doubt_section(data, model, sets, _SETTINGS.max_doubt_percent),
         "",
         "### Exceptions by name",
         "",

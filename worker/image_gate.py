@@ -129,10 +129,10 @@ def view_caveats(look: Look) -> tuple[Caveat, ...]:
     return (Caveat.MIRRORED,) if look.mirrored >= MIN_MIRRORED else ()
 
 
-def spread_caveats(spread: float | None, settings: AnalysisSettings) -> tuple[Caveat, ...]:
-    """Return UNCERTAIN when the percentage hangs on the threshold or on the side of the light."""
-    bound = settings.uncertain_points
-    return (Caveat.UNCERTAIN,) if bound and spread is not None and spread > bound else ()
+def doubt_caveats(doubt: float, settings: AnalysisSettings) -> tuple[Caveat, ...]:
+    """Return UNCERTAIN when too much of the lungs is in doubt; the percentage hangs on them."""
+    bound = settings.max_doubt_percent
+    return (Caveat.UNCERTAIN,) if 0 < bound < doubt else ()
 
 
 def _centre(mask: Mask) -> float:

@@ -18,8 +18,7 @@ from worker.types import ChestImage, LungMasks, ModelIdentity, Orientation
 from worker.view import Look, view_reader
 
 Device = Literal["auto", "cpu", "cuda"]
-_OTHER_THRESHOLDS: Final = (-0.2, 0.0, 0.2)  # beside the one in use
-_LOWEST: Final = 0.05
+_DOUBTFUL: Final = (-0.25, 0.25)  # around the probability from which a pixel is lung
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,13 @@ class Reading:
     """What a model found in one picture.
 
     `masks` are on the source grid. `upright` are the same on the network's grid: upright, square
-    pixels, no padding. `spread` is how far the percentage of opacity moves, in points, when the
-    threshold moves by 0.2 either way and when the mirror image is read; None when not asked for.
+    pixels, no padding. `doubt` is the area where lung is neither likely nor unlikely, in percent
+    of the lungs: where a network is unsure, or the members of one disagree.
     """
 
     masks: LungMasks
     upright: LungMasks
-    spread: float | None
+    doubt: float
 
 
 class Segmenter:
@@ -89,22 +88,21 @@ class Segmenter:
         """Say what the picture shows, which no model that measures is asked."""
         return view_reader().look(prepared)
 
-    def read(
-        self, prepared: Prepared, threshold: float | None = None, *, with_spread: bool = False
-    ) -> Reading:
-        """Return the masks, and how sure they are; that takes a second pass over the mirror image.
+    def read(self, prepared: Prepared, threshold: float | None = None) -> Reading:
+        """Return the masks, and how doubtful the lungs are; a lung that was not found is empty.
 
         `threshold` is the probability from which a pixel is opacity; None takes the model's own.
-        A lung that was not found is empty.
         """
         limits = self._metadata.threshold
         opacity = limits.opacity if threshold is None else threshold
-        passes = self._passes(prepared, second=with_spread)
-        square = passes.mean(dim=0) if self._metadata.mirrored else passes[0]
+        square = self._square(prepared)
+        top, left, height, width = prepared.box
+        inside = square[:, top : top + height, left : left + width].numpy()
+        upright = masks_from_probabilities(inside, limits.lung, opacity)
         return Reading(
             masks=masks_from_probabilities(prepared.to_source(square), limits.lung, opacity),
-            upright=masks_from_probabilities(_inside(prepared, square), limits.lung, opacity),
-            spread=_spread(prepared, passes, limits.lung, opacity) if with_spread else None,
+            upright=upright,
+            doubt=_doubt(inside, upright, limits.lung),
         )
 
     def segment(self, image: ChestImage, threshold: float | None = None) -> LungMasks:
@@ -114,44 +112,24 @@ class Segmenter:
     def probabilities(self, image: ChestImage) -> NDArray[np.float32]:
         """Return left lung, right lung, opacity on the source grid: float32 (3, rows, columns)."""
         prepared = self.prepared(image)
-        passes = self._passes(prepared, second=False)
-        return prepared.to_source(passes.mean(dim=0))
+        return prepared.to_source(self._square(prepared))
 
     @torch.inference_mode()
-    def _passes(self, prepared: Prepared, *, second: bool) -> torch.Tensor:
-        """Return (passes, 3, size, size): of the picture, and of its mirror image turned back.
-
-        One pass of the picture alone whether or not a second is asked for: the same bits.
-        """
+    def _square(self, prepared: Prepared) -> torch.Tensor:
+        """Return left lung, right lung, opacity on the network's square: (3, size, size)."""
         tensor = prepared.tensor.to(self.device, memory_format=torch.channels_last)
-        first: torch.Tensor
+        square: torch.Tensor
         if self._metadata.mirrored:
             both = self._network(torch.cat([tensor, tensor.flip(-1)])).float().sigmoid()
-            first, other = both[0], both[1]
+            mirrored = both[1].flip(-1)[[1, 0, 2]]  # left and right change places in a mirror
+            square = 0.5 * (both[0] + mirrored)
         else:
-            first = self._network(tensor).float().sigmoid()[0]
-            if not second:
-                return first[None].cpu()
-            other = self._network(tensor.flip(-1)).float().sigmoid()[0]
-        mirrored = other.flip(-1)[[1, 0, 2]]  # left and right change places in a mirror
-        return torch.stack([first, mirrored]).cpu()
+            square = self._network(tensor).float().sigmoid()[0]
+        return square.cpu()
 
 
-def _inside(prepared: Prepared, square: torch.Tensor) -> NDArray[np.float32]:
-    """Cut the padding off."""
-    top, left, height, width = prepared.box
-    inside: NDArray[np.float32] = square[:, top : top + height, left : left + width].numpy()
-    return inside
-
-
-def _spread(prepared: Prepared, passes: torch.Tensor, lung: float, opacity: float) -> float:
-    thresholds = (min(max(opacity + step, _LOWEST), 1.0 - _LOWEST) for step in _OTHER_THRESHOLDS)
-    chosen = tuple(thresholds)
-    percents = []
-    for square in passes:
-        inside = _inside(prepared, square)
-        masks = masks_from_probabilities(inside, lung, opacity)
-        lungs = masks.left | masks.right
-        seen = inside[2][lungs]
-        percents += [100.0 * float((seen >= it).mean()) if seen.size else 0.0 for it in chosen]
-    return max(percents) - min(percents)
+def _doubt(inside: NDArray[np.float32], masks: LungMasks, threshold: float) -> float:
+    likely = inside[:2].max(axis=0)
+    low, high = (threshold + step for step in _DOUBTFUL)
+    lungs = int((masks.left | masks.right).sum())
+    return 100.0 * int(((likely >= low) & (likely < high)).sum()) / max(1, lungs)

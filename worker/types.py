@@ -62,7 +62,7 @@ class Caveat(StrEnum):
 
 
 CAVEAT_SENTENCES: dict[Caveat, str] = {
-    Caveat.UNCERTAIN: "The percentage depends strongly on the model's threshold or on mirroring.",
+    Caveat.UNCERTAIN: "Much of the lungs' outline is in doubt, and the percentage with it.",
     Caveat.INVERTED: "The grey scale of the image was inverted and was corrected before analysis.",
     Caveat.MIRRORED: "The heart lies on the other side: left and right may be swapped.",
     Caveat.ONE_LUNG: "One lung field is missing or small: the total leaves most of that side out.",

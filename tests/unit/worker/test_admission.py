@@ -29,8 +29,7 @@ class FakeModel:
 
     shows: View | None = None
     masks: LungMasks = field(default_factory=lung_masks)
-    spread: float | None = None
-    asked: list[bool] = field(default_factory=list)
+    doubt: float = 3.0
     identity = MODEL
     device = "cpu"
     configuration = "{}"
@@ -50,11 +49,8 @@ class FakeModel:
         self,
         prepared: Prepared,  # noqa: ARG002  a fake has its masks
         threshold: float | None = None,  # noqa: ARG002  the same
-        *,
-        with_spread: bool = False,
     ) -> Reading:
-        self.asked.append(with_spread)
-        return Reading(self.masks, self.masks, self.spread if with_spread else None)
+        return Reading(self.masks, self.masks, self.doubt)
 
 
 def test_a_chest_is_let_in_as_it_is() -> None:
@@ -101,18 +97,17 @@ def _admitted(model: FakeModel) -> Admitted:
 def test_caveats_add_up() -> None:
     masks = lung_masks()
     one = LungMasks(np.zeros_like(masks.left), masks.right, masks.opacity & masks.right)
-    model = FakeModel(shows=View.MIRRORED, masks=one, spread=90.0)
+    model = FakeModel(shows=View.MIRRORED, masks=one, doubt=90.0)
     found, caveats = find_lungs(_admitted(model), model, SETTINGS)
     assert found is one
     assert caveats == (Caveat.MIRRORED, Caveat.ONE_LUNG, Caveat.UNCERTAIN)
 
 
-def test_the_second_pass_is_asked_for_only_where_it_is_wanted() -> None:
-    model = FakeModel(spread=90.0)
-    off = AnalysisSettings(uncertain_points=0.0)
+def test_a_site_may_switch_the_doubt_off() -> None:
+    model = FakeModel(doubt=90.0)
+    off = AnalysisSettings(max_doubt_percent=0.0)
     assert find_lungs(_admitted(model), model, off)[1] == ()
     assert find_lungs(_admitted(model), model, SETTINGS)[1] == (Caveat.UNCERTAIN,)
-    assert model.asked == [False, True]
 
 
 def test_a_picture_without_lungs_is_refused() -> None:

@@ -13,10 +13,10 @@ from worker.image_gate import (
     Exposure,
     LungShape,
     check_lungs,
+    doubt_caveats,
     fault_of,
     lung_caveats,
     may_be_corrected,
-    spread_caveats,
     view_caveats,
 )
 from worker.preprocess import Prepared, prepare
@@ -100,18 +100,11 @@ def test_mirrored_is_a_caveat_and_never_a_refusal(
 
 
 @pytest.mark.parametrize(
-    ("spread", "bound", "caveats"),
-    [
-        (20.0, 12.0, (Caveat.UNCERTAIN,)),
-        (5.0, 12.0, ()),
-        (None, 12.0, ()),
-        (20.0, 0.0, ()),
-    ],
+    ("doubt", "bound", "caveats"),
+    [(20.0, 14.0, (Caveat.UNCERTAIN,)), (5.0, 14.0, ()), (20.0, 0.0, ())],
 )
-def test_a_wide_spread_is_a_caveat(
-    spread: float | None, bound: float, caveats: tuple[Caveat, ...]
-) -> None:
-    assert spread_caveats(spread, AnalysisSettings(uncertain_points=bound)) == caveats
+def test_much_doubt_is_a_caveat(doubt: float, bound: float, caveats: tuple[Caveat, ...]) -> None:
+    assert doubt_caveats(doubt, AnalysisSettings(max_doubt_percent=bound)) == caveats
 
 
 def test_two_lungs_pass_without_caveat() -> None:
