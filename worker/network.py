@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from monai.networks.nets import BasicUNet, FlexibleUNet, UNet
 
+from worker.efficientnet_lite import NAME as EFFICIENTNET_LITE
 from worker.preactivation_unet import OpacityWithLungs
 
 LABELS: Final = ("left_lung", "right_lung", "opacity")
@@ -35,6 +36,17 @@ def _resnet18_unet(options: Mapping[str, Any]) -> torch.nn.Module:
     chosen: dict[str, Any] = {"pretrained": False, **options}
     return FlexibleUNet(
         in_channels=1, out_channels=len(LABELS), backbone="resnet18", spatial_dims=2, **chosen
+    )
+
+
+def _efficientnet_lite_unet(options: Mapping[str, Any]) -> torch.nn.Module:
+    chosen: dict[str, Any] = {"decoder_channels": (96, 64, 40, 24, 16), **options}
+    return FlexibleUNet(
+        in_channels=1,
+        out_channels=len(LABELS),
+        backbone=EFFICIENTNET_LITE,
+        spatial_dims=2,
+        **chosen | {"decoder_channels": tuple(chosen["decoder_channels"])},
     )
 
 
@@ -72,6 +84,7 @@ _BUILDERS: Final[dict[str, Callable[[Mapping[str, Any]], torch.nn.Module]]] = {
     "unet": _unet,
     "basic-unet": _basic_unet,
     "resnet18-unet": _resnet18_unet,
+    "efficientnet-lite0-unet": _efficientnet_lite_unet,
     "keras-resnet18-unet": _keras_resnet18_unet,
     "ensemble": _ensemble,
 }

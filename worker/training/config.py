@@ -8,7 +8,7 @@ import json
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -62,6 +62,7 @@ class TrainConfig(_Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     version: str
     network: dict[str, Any]
+    pretrained: Literal["efficientnet-lite0"] | None = None  # where its encoder starts from
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     size: Annotated[int, Field(ge=64, multiple_of=32)] = 256
     seed: Annotated[int, Field(ge=0)] = 0
@@ -69,6 +70,7 @@ class TrainConfig(_Section):
     grafted: Annotated[int, Field(ge=0)] = 500
     cleared: Annotated[int, Field(ge=0)] = 400
     folds: Annotated[int, Field(ge=2)] = 5
+    validated: bool = False  # the folds are trained beside it and choose its threshold
     ensemble: bool = False  # the model is the mean of the networks of the folds
     normals_p90: Annotated[float, Field(gt=0)] = 10.0
     threads: Annotated[int, Field(ge=1)] = 2

@@ -66,16 +66,10 @@ def produce(production: Production) -> Bundle:
 
     The model is one network trained on the whole training part or, as the recipe says, the mean of
     the networks of the folds. The threshold is the one that a cross-validation of the same recipe
-    chose, if there is one. Raises RecipeError, ManifestError as their makers do.
+    chose: one of this run if the recipe is `validated`, or one that lies in the folder. Raises
+    RecipeError, ManifestError as their makers do.
     """
-    config, folder = production.config, production.folder
-    if config.ensemble:
-        folds = validate(production)
-        made = Made.of_folds(config, folds)
-    else:
-        material = Material.of(load_manifest(production.data))
-        work = production.work / "all"
-        made = Made.of_one(config, fit(config, material, machine=production.machine, work=work))
+    folder, made = production.folder, _made(production)
     validation = _validation_of(production)
     _write_log(folder / "training.csv", made.losses)
     plot_losses(folder / "docs" / "training.png", made.losses)
@@ -108,14 +102,32 @@ class Made:
         return cls(Ensemble(members), described, losses)
 
 
-def validate(production: Production) -> Folds:
-    """Cross-validate the recipe, write the curves into the bundle's folder, draw the trade-off."""
+def _made(production: Production) -> Made:
+    config = production.config
+    if config.ensemble:
+        return Made.of_folds(config, validate(production))
+    if config.validated:
+        whole = validate(production, whole=True).whole
+    else:
+        material, work = Material.of(load_manifest(production.data)), production.work / "all"
+        whole = fit(config, material, machine=production.machine, work=work)
+    if whole is None:  # pragma: no cover  it was asked for
+        raise AssertionError
+    return Made.of_one(config, whole)
+
+
+def validate(production: Production, *, whole: bool = False) -> Folds:
+    """Cross-validate the recipe, write the curves into the bundle's folder, draw the trade-off.
+
+    With `whole` the network of all patients is trained beside the folds.
+    """
     folds = cross_validate(
         production.config,
         load_manifest(production.data),
         machine=production.machine,
         work=production.work,
         jobs=production.jobs,
+        whole=whole,
     )
     found, docs = folds.validation, production.folder / "docs"
     docs.mkdir(parents=True, exist_ok=True)

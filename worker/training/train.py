@@ -16,6 +16,7 @@ from worker.training.config import Stage, TrainConfig
 from worker.training.datasets import Samples
 from worker.training.fit import Loop, Machine
 from worker.training.pools import Material, Teacher, load_pools
+from worker.training.pretrained import load_pretrained
 
 _LOG_EVERY: Final = 20
 _FINISHED: Final = "stage{}.pt"
@@ -98,6 +99,8 @@ class _Step:
         network = build_network(self.config.network)
         if before is not None and not self.stage.fresh:
             network.load_state_dict(before.network.state_dict())
+        elif self.config.pretrained:
+            load_pretrained(network)
         return Loop(network, self.stage, seed, machine)
 
     def _train(self, loop: Loop, pools: dict[str, Samples], label: str) -> None:

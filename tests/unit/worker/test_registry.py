@@ -105,6 +105,12 @@ def test_figures_reach_metadata_and_card(bundles: Path) -> None:
     assert "Not a medical device" in card
 
 
+def test_the_card_says_where_the_encoder_started(bundles: Path) -> None:
+    assert "ImageNet" not in (bundles / "tiny" / "docs" / "README.md").read_text(encoding="utf-8")
+    change(bundles / "tiny", recipe={"pretrained": "efficientnet-lite0"})
+    assert "| ImageNet-1k" in render_card(json.loads((bundles / "tiny" / METADATA).read_text()))
+
+
 def test_shipped_bundles_are_whole_and_their_cards_agree_with_their_metadata() -> None:
     bundles = installed_bundles()
     assert "unet" in {bundle.metadata.name for bundle in bundles}

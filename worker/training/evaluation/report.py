@@ -20,7 +20,7 @@ from worker.training.evaluation.targets import ANCESTORS, READERS
 Names = tuple[tuple[str, int], ...]
 _INTRODUCTION: Final = """\
 **Research use only. Not a medical device. Not for diagnosis or treatment decisions.**
-The contact sheets are the pictures themselves: treat them as confidentially.
+Contact sheets, where drawn, are the pictures themselves: treat them as confidentially.
 
 Figures are of the stored weights, through the same code as a received file. In square brackets:
 95 % interval, bootstrap over patients. Overlaps count pixels on the picture's grid; percentages
@@ -39,8 +39,8 @@ Without pixel spacings there are no millimetres. Pictures on which model or read
 structure are not counted.
 """
 _WRONG_LABELS: Final = """\
-Public 'No Finding' labels were mined from reports and some are wrong: look at the sheet. A model
-trained before this division may have seen some of them.
+Public 'No Finding' labels were mined from reports and some are wrong: without `--skip sheets` the
+ten worst are drawn. A model trained before this division may have seen some of them.
 """
 _CIRCUMSTANCES: Final = f"""\
 Pictures of the test part and of patients without a reading; nobody of whom a picture trained. The
