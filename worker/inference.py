@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from worker.errors import BundleError
-from worker.network import build_network, channels_last
+from worker.network import build_network, channels_last, predict
 from worker.postprocess import masks_from_probabilities
 from worker.preprocess import Prepared, prepare
 from worker.registry import Bundle
@@ -118,14 +118,7 @@ class Segmenter:
     def _square(self, prepared: Prepared) -> torch.Tensor:
         """Return left lung, right lung, opacity on the network's square: (3, size, size)."""
         tensor = prepared.tensor.to(self.device, memory_format=torch.channels_last)
-        square: torch.Tensor
-        if self._metadata.mirrored:
-            both = self._network(torch.cat([tensor, tensor.flip(-1)])).float().sigmoid()
-            mirrored = both[1].flip(-1)[[1, 0, 2]]  # left and right change places in a mirror
-            square = 0.5 * (both[0] + mirrored)
-        else:
-            square = self._network(tensor).float().sigmoid()[0]
-        return square.cpu()
+        return predict(self._network, tensor, mirrored=self._metadata.mirrored).cpu()
 
 
 def _doubt(inside: NDArray[np.float32], masks: LungMasks, threshold: float) -> float:

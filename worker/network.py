@@ -108,3 +108,17 @@ def build_network(config: Mapping[str, Any]) -> torch.nn.Module:
 def channels_last(network: torch.nn.Module) -> torch.nn.Module:
     """Lay the weights out as convolutions read them fastest; the results do not change."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch leaves this out of its overloads
+
+
+def predict(
+    network: torch.nn.Module, tensor: torch.Tensor, *, mirrored: bool = False
+) -> torch.Tensor:
+    """Return the probabilities of one standardised picture: float32 (3, size, size).
+
+    `tensor` is (1, 1, size, size). With `mirrored` they are the mean of the picture and of its
+    mirror image turned back, in which left and right lung have changed places.
+    """
+    if not mirrored:
+        return network(tensor).float().sigmoid()[0]  # type: ignore[no-any-return]  # a Module's call
+    plain, turned = network(torch.cat([tensor, tensor.flip(-1)])).float().sigmoid()
+    return 0.5 * (plain + turned.flip(-1)[[1, 0, 2]])  # type: ignore[no-any-return]  # the same

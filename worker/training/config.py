@@ -43,7 +43,8 @@ class Stage(_Section):
 
     Unless `fresh`, a stage goes on from the weights of the stage before. `taught` takes opacity
     that no reader judged from the stage before.
-    `missed_cost` is what a missed opacity pixel of a reading costs beside a false one.
+    `missed_cost` is what a missed opacity pixel of a reading costs beside a false one; its Dice term
+    weighs what both sides call opacity by the square, and may fall below zero.
     """
 
     shares: Annotated[dict[Pool, Annotated[int, Field(ge=1)]], Field(min_length=1)]
@@ -72,6 +73,7 @@ class TrainConfig(_Section):
     folds: Annotated[int, Field(ge=2)] = 5
     validated: bool = False  # the folds are trained beside it and choose its threshold
     ensemble: bool = False  # the model is the mean of the networks of the folds
+    mirrored: bool = False  # serving averages the picture and its mirror image
     normals_p90: Annotated[float, Field(gt=0)] = 10.0
     threads: Annotated[int, Field(ge=1)] = 2
     half: bool = True  # weights are stored in half precision, and measured as stored

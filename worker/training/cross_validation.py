@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
+from worker.network import predict
 from worker.preprocess import prepare
 from worker.training.cases import Case, patient_folds
 from worker.training.config import TrainConfig
@@ -121,14 +122,18 @@ def _run(
     )
     title = f"{fold.label}, {len(fold.held)} pictures left out"
     curves = [
-        read_curve(probabilities(trained, case.pixels()), case, fold=fold.number)
+        read_curve(
+            probabilities(trained, case.pixels(), mirrored=config.mirrored), case, fold=fold.number
+        )
         for case in track(fold.held, title)
     ]
     return trained, curves
 
 
 @torch.inference_mode()
-def probabilities(trained: Trained, pixels: NDArray[np.uint16]) -> NDArray[np.float32]:
+def probabilities(
+    trained: Trained, pixels: NDArray[np.uint16], *, mirrored: bool = False
+) -> NDArray[np.float32]:
     """Return (3, rows, columns) of left lung, right lung, opacity, as serving computes them."""
     prepared = prepare(pixels, Orientation(), 1.0, trained.size)
-    return prepared.to_source(trained.network(prepared.tensor).float().sigmoid()[0])
+    return prepared.to_source(predict(trained.network, prepared.tensor, mirrored=mirrored))

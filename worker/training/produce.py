@@ -157,6 +157,7 @@ def _recipe(production: Production, made: Made, validation: CrossValidation | No
         picture_licences=licence_counts(material.cases),
         training=_stages(config, made.losses),
         opacity_threshold=validation.chosen_threshold if validation else _THRESHOLD,
+        mirrored=config.mirrored,
         half=config.half,
         command=production.command,
         recipe=config.model_dump(mode="json"),
