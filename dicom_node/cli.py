@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
@@ -363,6 +363,16 @@ def demo(config: Path | None, data_dir: Path | None, input_dir: Path | None, out
         msg = "the demo runs on defaults in a folder of its own: use --out, not these options"
         raise click.UsageError(msg)
     sys.exit(run_demo(input_dir, out))
+
+
+@cli.command()
+@_common
+@click.option("--out", type=click.File("w", "utf-8"), default="-", help="Default: print it.")
+def conformance(config: Path | None, data_dir: Path | None, out: TextIO) -> None:
+    """Print the DICOM Conformance Statement of this node, in Markdown."""
+    from dicom_node.conformance.statement import render
+
+    out.write(render(_settings(config, data_dir)))
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from pynetdicom.events import Event
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # PS3.8 9.3.4: rejected transient, by the provider (presentation), temporary congestion
-_CONGESTED = (0x02, 0x03, 0x01)
+CONGESTED: Final = (0x02, 0x03, 0x01)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Handlers:
             self.spool.require_room()
         except SpoolFullError as error:
             log.error("association rejected: %s", error)  # noqa: TRY400  no traceback wanted
-            event.assoc.acse.send_reject(*_CONGESTED)
+            event.assoc.acse.send_reject(*CONGESTED)
             event.assoc.is_rejected = True
             self._audit(event, AuditAction.ASSOCIATION_REJECTED, "congested")
             event.assoc.kill()

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from typing import Final
 
 from pynetdicom import AE, evt
 from pynetdicom.transport import ThreadedAssociationServer
@@ -17,7 +18,7 @@ from models.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_DRAIN_SECONDS = 20.0
+DRAIN_SECONDS: Final = 20.0
 
 
 def build_ae(settings: Settings) -> AE:
@@ -74,7 +75,7 @@ class Listener:
             return
         self._stopped = True
         self._server.shutdown()  # ends the accept loop and closes its socket; associations go on
-        deadline = time.monotonic() + _DRAIN_SECONDS
+        deadline = time.monotonic() + DRAIN_SECONDS
         while self._server.active_associations and time.monotonic() < deadline:
             time.sleep(0.05)
         self._ae.shutdown()

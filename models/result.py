@@ -172,6 +172,18 @@ class ReportedAnalysis(Base):
     analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"), primary_key=True)
 
 
+def unanalysed_instances(session: Session, study_id: int) -> Sequence[Instance]:
+    """Return the instances of a study that ended without a figure, by SOP Instance UID.
+
+    What waits has no reason yet, and what is in quarantine belongs to no study: it may be another
+    patient's.
+    """
+    ended = (InstanceState.NOT_ANALYSED, InstanceState.FAILED)
+    query = select(Instance).join(Series).where(Series.study_id == study_id)
+    query = query.where(Instance.state.in_(ended)).order_by(Instance.sop_instance_uid)
+    return session.scalars(query).all()
+
+
 def newest_analyses(session: Session, study_id: int) -> Sequence[Analysis]:
     """Return the newest analysis of every analysed instance of a study, in instance order."""
     newest = (

@@ -51,14 +51,15 @@ def encoded(ds: Dataset) -> bytes:
 def send_half(assoc: Association, data: bytes) -> None:
     """Send a C-STORE command and the first half of its data set, in small PDUs, and no more."""
     message = C_STORE_RQ()
-    message.primitive_to_message(_request(CR, "1.2.3", data))
+    message.primitive_to_message(store_request(CR, "1.2.3", data))
     message.context_id = assoc.accepted_contexts[0].context_id
     pdus = list(message.encode_msg(message.context_id or 1, 4096))
     for pdu in pdus[: len(pdus) // 2]:
         assoc.dul.send_pdu(pdu)
 
 
-def _request(sop_class_uid: str, sop_instance_uid: str, data: bytes) -> C_STORE:
+def store_request(sop_class_uid: str, sop_instance_uid: str, data: bytes) -> C_STORE:
+    """Return a C-STORE request that carries `data` as it is."""
     request = C_STORE()
     request.MessageID = 1
     request.AffectedSOPClassUID = sop_class_uid
@@ -73,7 +74,7 @@ def store_bytes(
 ) -> int | None:
     """C-STORE `data` as it is under the UIDs given; None when no answer came."""
     context = next(cx for cx in assoc.accepted_contexts if cx.abstract_syntax == sop_class_uid)
-    request = _request(sop_class_uid, sop_instance_uid, data)
+    request = store_request(sop_class_uid, sop_instance_uid, data)
     assoc._reactor_checkpoint.clear()
     while not assoc._is_paused:
         time.sleep(0.0001)

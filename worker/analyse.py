@@ -16,7 +16,7 @@ from models.settings import Settings
 from worker.capture import overlay_png
 from worker.equipment import ObjectContext, date_of_source, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
-from worker.header import get_text, is_uid
+from worker.header import data_set_sha256, get_text, is_uid
 from worker.pipeline import Classifies, Segments, analyse_image
 from worker.report import build_report
 from worker.report_groups import AREA_DIGITS, PERCENT_DIGITS, ReportImage
@@ -30,6 +30,7 @@ from worker.types import (
     ModelIdentity,
     Severity,
     Side,
+    UnanalysedImage,
     Zone,
 )
 
@@ -60,7 +61,7 @@ class FileResult:
         return self.outcome.status == "analysed"
 
     def with_report(self, report: str | None) -> "FileResult":
-        """Return the result with the study's SR named, when the file is in it."""
+        """Return the result with the study's SR named, when its figures are in it."""
         return replace(self, files=self.files | {"sr": report}) if self.is_analysed else self
 
     def as_row(self) -> dict[str, Any]:
@@ -194,7 +195,7 @@ class FileAnalysis:
                 result = _refused(file.path, error, file.header)
             results.append(result)
         try:
-            report = self._write_report(images) if images else None
+            report = self._write_report(images, study, results) if images else None
         except Exception as error:  # noqa: BLE001  the loop edge: every file gets a status
             return [
                 _refused(file.path, error, file.header) if result.is_analysed else result
@@ -234,27 +235,42 @@ class FileAnalysis:
         )
         return result, ReportImage.of(analysed, seg)
 
-    def _write_report(self, images: list[ReportImage]) -> str:
+    def _write_report(
+        self, images: list[ReportImage], study: list[_Scanned], results: list[FileResult]
+    ) -> str:
         # The same bytes given twice are one image of the study.
         distinct = list({image.key: image for image in images}.values())
         headers = [image.header for image in distinct]
-        report = build_report(distinct, self._context(headers), revision=1)
+        rest = [
+            self._unanalysed(file, Reason(result.outcome.reason or ""))
+            for file, result in zip(study, results, strict=True)
+            if not result.is_analysed
+        ]
+        report = build_report(distinct, self._context(headers), revision=1, unanalysed=rest)
         patient = make_uid("", get_text(headers[0], "PatientID"))[-_SUFFIX:]
         name = self._unique_name(get_text(headers[0], "StudyInstanceUID"), patient)
         return self._write(f"{name}.sr.dcm", to_bytes(report))
+
+    def _unanalysed(self, file: _Scanned, reason: Reason) -> UnanalysedImage:
+        uid = get_text(file.header, "SOPInstanceUID")
+        if not is_uid(uid):
+            uid = self._replacement("SOPInstanceUID", uid, data_set_sha256(file.path))
+        return UnanalysedImage(uid, file.sop_class, reason)
 
     def _context(self, headers: list[Dataset]) -> ObjectContext:
         return ObjectContext(date_of_source(headers), self._settings.objects)
 
     def _replace_illegal_uids(self, header: Dataset, data_set_hash: str) -> None:
         """Replace UIDs that are none, such as an absent one, by one made from what stands there."""
-        root = self._settings.objects.uid_root
         for keyword in _UIDS:
             text = get_text(header, keyword)
             if not is_uid(text):
                 # A study must stay one study; an instance is told from others by its bytes.
                 told_by = data_set_hash if keyword == "SOPInstanceUID" else ""
-                setattr(header, keyword, make_uid(root, "replaced", keyword, text, told_by))
+                setattr(header, keyword, self._replacement(keyword, text, told_by))
+
+    def _replacement(self, keyword: str, text: str, told_by: str) -> str:
+        return make_uid(self._settings.objects.uid_root, "replaced", keyword, text, told_by)
 
     def _unique_name(self, name: str, suffix: str) -> str:
         """Return `name`, with the suffix when another object of this run already has it."""

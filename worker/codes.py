@@ -1,5 +1,6 @@
 """Coded concepts of SEG and SR: standard codes by name, and ours where no standard code exists."""
 
+from enum import StrEnum
 from typing import Final
 
 from highdicom.sr import CodedConcept
@@ -7,6 +8,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from models.identity import PRIVATE_SCHEME
+from models.reasons import Reason
 from worker.types import Caveat, Severity, Side, SpacingBasis, Zone
 
 AnyCode = Code | CodedConcept
@@ -14,6 +16,11 @@ AnyCode = Code | CodedConcept
 
 def _private(value: str, meaning: str) -> CodedConcept:
     return CodedConcept(value, PRIVATE_SCHEME, meaning)
+
+
+def _named(member: StrEnum, prefix: str = "") -> CodedConcept:
+    """Return the private code of a member: its name, and its value in words."""
+    return _private(prefix + member.name, member.value.replace("_", " ").capitalize())
 
 
 LUNG: Final = codes.SCT.Lung
@@ -28,6 +35,7 @@ NO_UNITS: Final = codes.UCUM.NoUnits
 COMMENT: Final = codes.DCM.Comment
 DEVICE: Final = codes.DCM.Device
 REPORT_TITLE: Final = codes.DCM.ImagingMeasurementReport
+QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
 ARTIFICIAL_INTELLIGENCE: Final = codes.DCM.ArtificialIntelligence
 PLAIN_CHEST_XRAY: Final = Code("399208008", "SCT", "Plain X-ray of chest")
 
@@ -102,5 +110,17 @@ CAVEAT: Final = _private("CAVEAT", "Why the figures deserve a second look")
 
 
 def caveat(kind: Caveat) -> CodedConcept:
-    """Return the code of a caveat; its sentence stands beside it as text."""
-    return _private(kind.name, kind.value.replace("_", " ").capitalize())
+    """Return the code of a caveat; its sentence stands beside it as text.
+
+    Some words are caveat and reason alike, in two senses: hence the prefix.
+    """
+    return _named(kind, prefix="CAVEAT_")
+
+
+NOT_ANALYSED: Final = _private("NOT_ANALYSED", "Image received and not analysed")
+SOP_INSTANCE_UID: Final = _private("SOP_INSTANCE_UID", "SOP Instance UID")  # PS3.16 D has none
+
+
+def reason(kind: Reason) -> CodedConcept:
+    """Return the code of the reason why an image was not analysed; its sentence stands below it."""
+    return _named(kind)

@@ -9,6 +9,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.dataset import Dataset
 
 from models.identity import DEVICE_SERIAL_NUMBER, MANUFACTURER, NODE_MODEL_NAME, PRIVATE_SCHEME
+from models.reasons import SENTENCES
 from worker import codes
 from worker.equipment import (
     ObjectContext,
@@ -18,7 +19,7 @@ from worker.equipment import (
     node_equipment,
 )
 from worker.report_groups import ReportImage, measurement_groups
-from worker.types import ModelIdentity
+from worker.types import ModelIdentity, UnanalysedImage
 
 _LIBRARY_ATTRIBUTES: Final = (
     "SOPClassUID",
@@ -35,26 +36,23 @@ def build_report(
     context: ObjectContext,
     revision: int,
     predecessor: Dataset | None = None,
+    unanalysed: Iterable[UnanalysedImage] = (),
 ) -> sr.Comprehensive3DSR:
     """Return revision `revision` of the study's report; the same input gives the same bytes.
 
     Per image four measurement groups: each lung, the opacity, both lungs; and a fifth where zones
-    were graded. `predecessor` needs its four UIDs only and is named as the document that this one
-    replaces.
+    were graded. The images among `unanalysed` are listed, each with its reason. `predecessor` needs
+    its four UIDs only and is named as the document that this one replaces.
     Raises ValueError without images or when they belong to several studies.
     """
-    studies = {str(image.header.StudyInstanceUID) for image in images}
-    if len(studies) != 1:
-        msg = "a report covers the analysed images of exactly one study"
-        raise ValueError(msg)
     ordered = sorted(images, key=lambda image: image.key)
-    parts = [part for image in ordered for part in image.key]
-    key = (studies.pop(), *parts, str(revision))
+    rest = sorted({image for image in unanalysed if image.is_listed})
+    key = (*_key(ordered, rest), str(revision))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # illegal UIDs of the source are referenced as they are
         report = sr.Comprehensive3DSR(
             evidence=_evidence(ordered),
-            content=_content(ordered, context),
+            content=_content(ordered, rest, context),
             series_instance_uid=context.uid("sr-series", *key),
             sop_instance_uid=context.uid("sr", *key),
             series_number=context.objects.sr_series_number,
@@ -79,7 +77,23 @@ def build_report(
     return report
 
 
-def _content(images: Sequence[ReportImage], context: ObjectContext) -> sr.MeasurementReport:
+def _key(images: Sequence[ReportImage], rest: Sequence[UnanalysedImage]) -> list[str]:
+    """Return what the document's UIDs derive from: the study, and all that it says of its images.
+
+    With nothing to list they are the same as before there was a list.
+    """
+    studies = {str(image.header.StudyInstanceUID) for image in images}
+    if len(studies) != 1:
+        msg = "a report covers the analysed images of exactly one study"
+        raise ValueError(msg)
+    parts = [part for image in images for part in image.key]
+    parts += [part for image in rest for part in (image.sop_instance_uid, image.reason.value)]
+    return [studies.pop(), *parts]
+
+
+def _content(
+    images: Sequence[ReportImage], rest: Sequence[UnanalysedImage], context: ObjectContext
+) -> sr.MeasurementReport:
     model = images[0].model
     observer = sr.ObserverContext(
         observer_type=sr.CodedConcept.from_code(codes.DEVICE),
@@ -92,7 +106,7 @@ def _content(images: Sequence[ReportImage], context: ObjectContext) -> sr.Measur
             serial_number=DEVICE_SERIAL_NUMBER,
         ),
     )
-    return sr.MeasurementReport(
+    content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.PLAIN_CHEST_XRAY,
         imaging_measurements=[
@@ -101,6 +115,36 @@ def _content(images: Sequence[ReportImage], context: ObjectContext) -> sr.Measur
         title=codes.REPORT_TITLE,
         referenced_images=[_library_view(image.header) for image in _by_instance(images)],
     )
+    if rest:
+        content[0].ContentSequence.append(_not_analysed(rest))
+    return content
+
+
+def _not_analysed(images: Iterable[UnanalysedImage]) -> sr.ContainerContentItem:
+    """TID 1500 rows 12 and 13: what is said of the study as a whole, here one code per image.
+
+    The image is named by UID and not by reference: PS3.3 C.17.2 would have a referenced image among
+    the evidence, which stays what the figures were measured on.
+    """
+    container = sr.ContainerContentItem(
+        codes.QUALITATIVE_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS
+    )
+    container.ContentSequence = sr.ContentSequence([_reason(image) for image in images])
+    return container
+
+
+def _reason(image: UnanalysedImage) -> sr.CodeContentItem:
+    below = sr.RelationshipTypeValues.HAS_PROPERTIES  # PS3.3 A.35.13: CODE to UIDREF and TEXT
+    item = sr.CodeContentItem(
+        codes.NOT_ANALYSED, codes.reason(image.reason), sr.RelationshipTypeValues.CONTAINS
+    )
+    item.ContentSequence = sr.ContentSequence(
+        [
+            sr.UIDRefContentItem(codes.SOP_INSTANCE_UID, image.sop_instance_uid, below),
+            sr.TextContentItem(codes.COMMENT, SENTENCES[image.reason], below),
+        ]
+    )
+    return item
 
 
 def _library_view(header: Dataset) -> Dataset:

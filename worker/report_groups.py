@@ -10,6 +10,7 @@ from models.identity import MANUFACTURER
 from worker import codes
 from worker.equipment import ObjectContext, algorithm_version
 from worker.types import (
+    CAVEAT_SENTENCES,
     SIDES,
     AnalysedImage,
     Caveat,
@@ -136,7 +137,8 @@ def _both_lungs(
         _percent(total.percent) + _area(total.opacity_area_mm2, image.spacing),
         _limits_of(image),
     )
-    texts = [(codes.COMMENT, note) for note in image.notes]
+    texts = [(codes.CAVEAT, CAVEAT_SENTENCES[it]) for it in image.caveats]
+    texts += [(codes.COMMENT, note) for note in image.notes]
     if image.classification is not None:
         texts.append((codes.EXPERIMENT, _statement(image.classification)))
     for name, value in texts:

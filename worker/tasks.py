@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from models.imaging import Instance
 from models.job import Job
 from models.reasons import SENTENCES, Reason
-from models.result import Analysis, Artifact, newest_analyses
+from models.result import Analysis, Artifact, newest_analyses, unanalysed_instances
 from models.session import Database
 from models.settings import Settings
 from models.states import ArtifactKind, InstanceState, JobKind
@@ -31,7 +31,7 @@ from worker.report_groups import ReportImage
 from worker.results import Product, ResultStore
 from worker.sandbox import Sandbox
 from worker.segmentation import build_segmentation
-from worker.types import AnalysedImage, Caveat, Classification, ModelIdentity
+from worker.types import AnalysedImage, Caveat, Classification, ModelIdentity, UnanalysedImage
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +165,10 @@ def _report_product(runtime: Runtime, job: Job) -> tuple[list[Analysis], Product
         study_id, revision = job.study_id or 0, job.revision or 0
         analyses = list(newest_analyses(session, study_id))
         images = [_report_image(runtime, session, analysis) for analysis in analyses]
+        rest = [
+            UnanalysedImage(row.sop_instance_uid, row.sop_class_uid, Reason(row.reason or ""))
+            for row in unanalysed_instances(session, study_id)
+        ]
         previous = session.scalar(
             select(Artifact.storage_key)
             .where(
@@ -175,7 +179,7 @@ def _report_product(runtime: Runtime, job: Job) -> tuple[list[Analysis], Product
             .order_by(Artifact.revision.desc())
         )
     predecessor = dcmread(runtime.settings.artifact_dir / previous) if previous else None
-    document = build_report(images, _context(runtime, job), revision, predecessor)
+    document = build_report(images, _context(runtime, job), revision, predecessor, rest)
     product = Product(
         ArtifactKind.SR,
         to_bytes(document),

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import UID
+
+from models.reasons import Reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +67,8 @@ class Caveat(StrEnum):
 CAVEAT_SENTENCES: dict[Caveat, str] = {
     Caveat.UNCERTAIN: "Much of the lungs' outline is in doubt, and the percentage with it.",
     Caveat.INVERTED: "The grey scale of the image was inverted and was corrected before analysis.",
-    Caveat.MIRRORED: "The heart lies on the other side: left and right may be swapped.",
+    Caveat.MIRRORED: "The heart lies on the other side: left and right may be swapped, "
+    "or the patient has dextrocardia.",
     Caveat.ONE_LUNG: "One lung field is missing or small: the total leaves most of that side out.",
 }
 
@@ -237,6 +241,26 @@ class AnalysedImage:
     device: str
     caveats: tuple[Caveat, ...] = ()
     classification: Classification | None = None  # None: the setting is off
+
+
+@dataclass(frozen=True, order=True)
+class UnanalysedImage:
+    """An object of the study that was received and got no figures, and why."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    reason: Reason
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the study's report names it.
+
+        Our own results and documents (SR, PDF, presentation states) are no images of the study. An
+        unknown SOP Class may be one: nothing is left out on suspicion.
+        """
+        uid = UID(self.sop_class_uid)
+        is_unknown = uid.name == self.sop_class_uid
+        return self.reason is not Reason.OWN_RESULT and (is_unknown or "Image Storage" in uid.name)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class CStoreSender:
     def _send_readable(
         self, receiver: Receiver, syntaxes: Mapping[Parcel, str]
     ) -> Iterator[SendResult]:
-        ae = self._ae()
+        ae = self.build_ae()
         # One transfer syntax per context: given a choice, the receiver may pick one that the file
         # is not in (measured with Orthanc).
         for pair in sorted({(parcel.sop_class_uid, syntax) for parcel, syntax in syntaxes.items()}):
@@ -82,7 +82,7 @@ class CStoreSender:
 
     def echo(self, receiver: Receiver) -> str | None:
         """C-ECHO the receiver."""
-        ae = self._ae()
+        ae = self.build_ae()
         ae.add_requested_context(Verification)
         assoc = ae.associate(receiver.host, receiver.port, ae_title=receiver.ae_title)
         if not assoc.is_established:
@@ -94,7 +94,8 @@ class CStoreSender:
         status = answer.get("Status")
         return None if status == 0 else f"C-ECHO was answered with {status}"
 
-    def _ae(self) -> AE:
+    def build_ae(self) -> AE:
+        """Return the application entity with this sender's title and limits."""
         ae = AE(ae_title=self.calling_aet)
         ae.acse_timeout = self.timeout_seconds
         ae.dimse_timeout = self.timeout_seconds

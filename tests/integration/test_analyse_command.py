@@ -156,6 +156,32 @@ def test_for_processing_gives_way_to_its_sibling(chest: Path, tmp_path: Path) ->
     assert alone[0]["status"] == "analysed"
 
 
+def _pair(chest: Path, folder: Path) -> Path:
+    """Copy a chest, and beside it a lateral of the same study that has no SOP Instance UID."""
+    write_part10(folder / "a.dcm", dcmread(chest))
+    ds = dcmread(chest)
+    ds.ViewPosition = "LL"
+    del ds.SOPInstanceUID
+    ds.save_as(folder / "b.dcm")
+    return folder
+
+
+def test_the_report_lists_the_refused_images_of_its_study(chest: Path, tmp_path: Path) -> None:
+    folder = _pair(chest, tmp_path / "in")
+    rows = _by_name(_rows(folder, "--out", folder))
+    assert (rows["b.dcm"]["reason"], rows["b.dcm"]["files"]["sr"]) == ("lateral_view", None)
+    assert rows["b.dcm"]["sop_instance_uid"] is None
+    path = Path(rows["a.dcm"]["files"]["sr"])
+    (listed,) = dcmread(path).ContentSequence[-1].ContentSequence
+    assert listed.ConceptCodeSequence[0].CodeValue == "LATERAL_VIEW"
+    assert re.fullmatch(r"2\.25\.[0-9]+", listed.ContentSequence[0].UID)
+    assert listed.ContentSequence[1].TextValue == rows["b.dcm"]["detail"]
+    before = path.read_bytes()  # SEG and SR now lie in the folder that is read again
+    again = _by_name(_rows(folder, "--out", folder))
+    assert "own_result" in {row["reason"] for row in again.values()}
+    assert path.read_bytes() == before
+
+
 def test_one_file_given_twice_is_one_image(chest: Path, tmp_path: Path) -> None:
     shutil.copy(chest, tmp_path / "a.dcm")
     shutil.copy(chest, tmp_path / "b.dcm")

@@ -9,13 +9,27 @@ from typing import Any
 import pytest
 from builders import DX, analysed_image, chest_dataset, chest_image, lung_masks, object_context
 
+from models.reasons import SENTENCES, Reason
 from models.settings import AnalysisSettings
 from worker.equipment import to_bytes
 from worker.measurements import measure
 from worker.report import build_report
 from worker.report_groups import ReportImage
 from worker.segmentation import build_segmentation
-from worker.types import Caveat, Classification, ModelIdentity, Orientation
+from worker.types import (
+    CAVEAT_SENTENCES,
+    Caveat,
+    Classification,
+    ModelIdentity,
+    Orientation,
+    UnanalysedImage,
+)
+
+UNANALYSED = [
+    UnanalysedImage(f"1.2.840.99.{number}", DX, reason)
+    for number, reason in enumerate(Reason, start=1)
+    if reason is not Reason.OWN_RESULT
+]
 
 SOURCES: dict[str, dict[str, Any]] = {
     "cr": {},
@@ -51,16 +65,16 @@ def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path]:
     seg = build_segmentation(analysed, object_context())
     report_image = ReportImage.of(analysed, seg)
     first = build_report([report_image], object_context(), 1)
-    second = build_report([report_image], object_context(), 2, predecessor=first)
+    second = build_report([report_image], object_context(), 2, first, UNANALYSED)
     paths = folder / "a.seg.dcm", folder / "a.sr.dcm"
     for path, ds in zip(paths, (seg, second), strict=True):
         path.write_bytes(to_bytes(ds))
     return paths
 
 
-def _run(program: Path, path: Path) -> tuple[int, str]:
+def _run(program: Path, *arguments: Path | str) -> tuple[int, str]:
     done = subprocess.run(
-        [program, path], capture_output=True, check=False, encoding="utf-8", errors="replace"
+        [program, *arguments], capture_output=True, check=False, encoding="utf-8", errors="replace"
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -78,13 +92,18 @@ def test_dsrdump_reads_the_report(
     source: str, tmp_path: Path, dcmtk: Callable[[str], Path]
 ) -> None:
     _, report = _objects(tmp_path, SOURCES[source])
-    code, said = _run(dcmtk("dsrdump"), report)
+    code, said = _run(dcmtk("dsrdump"), "+Pl", report)  # long texts in full
     assert code == 0
     assert "Imaging Measurement Report" in said
     assert "Research use only, not for diagnosis" in said
     assert "experimental, not validated" in said
     assert "Upper zone of lung" in said
     assert "not the Brixia score" in said
+    for sentence in CAVEAT_SENTENCES.values():
+        assert f'"Why the figures deserve a second look")="{sentence}"' in said
+    for image in UNANALYSED:
+        assert f'="{image.sop_instance_uid}"' in said
+        assert f'="{SENTENCES[image.reason]}"' in said
     problems = [line for line in said.splitlines() if re.match(r"[WEF]: ", line)]
     assert all("does not support this Specific Character Set" in line for line in problems)
 

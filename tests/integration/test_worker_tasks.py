@@ -10,14 +10,15 @@ import highdicom as hd
 import pytest
 from builders import chest_dataset, write_part10
 from pydicom import dcmread
-from rows import add_instance, add_job, open_database
+from rows import SEG, add_instance, add_job, open_database
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
+from dicom_node.ledger import compute
 from models.base import utc_now
 from models.imaging import Instance, Study
 from models.job import Job
-from models.reasons import Reason
+from models.reasons import SENTENCES, Reason
 from models.result import Analysis, Artifact, ReportedAnalysis
 from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobKind, JobState
@@ -342,6 +343,43 @@ def test_caveats_and_zones_of_an_image_stand_in_its_rows_and_in_the_report(
     text = str(dcmread(runtime.settings.artifact_dir / report.storage_key))
     assert text.count("Opacity grade of lung zone") == 6
     assert "UNCERTAIN" in text
+
+
+def _rest(runtime: tasks.Runtime, state: InstanceState, reason: Reason, **where: str) -> str:
+    """Add an image that got no figures; give its UID."""
+    instance = add_instance(runtime.database, state=state, **where)
+    with runtime.database.write() as session:
+        row = session.get_one(Instance, instance)
+        row.reason = reason.value
+        return row.sop_instance_uid
+
+
+def test_the_report_lists_what_was_received_and_not_analysed_with_the_reason(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    tasks.analyse(job(), runtime)
+    tasks.analyse(job(seed=8, ViewPosition="LL"), runtime)
+    (lateral,) = (row for row in _rows(runtime, Instance) if row.reason)
+    broken = _rest(runtime, InstanceState.FAILED, Reason.DECODER_CRASH)
+    job_id = _report_job(runtime, 1)
+    unnamed = [
+        _rest(runtime, InstanceState.QUARANTINED, Reason.PATIENT_MISMATCH),
+        _rest(runtime, InstanceState.NOT_ANALYSED, Reason.OWN_RESULT, sop_class_uid=SEG),
+        _rest(runtime, InstanceState.FAILED, Reason.DECODER_CRASH, study_instance_uid="1.2.840.2"),
+    ]
+    tasks.report(job_id, runtime)
+    (report,) = (row for row in _rows(runtime, Artifact) if row.kind is ArtifactKind.SR)
+    document = dcmread(runtime.settings.artifact_dir / report.storage_key)
+    items = document.ContentSequence[-1].ContentSequence
+    said = {item.ContentSequence[0].UID: item.ContentSequence[1].TextValue for item in items}
+    assert said == {
+        lateral.sop_instance_uid: SENTENCES[Reason.LATERAL_VIEW],
+        broken: SENTENCES[Reason.DECODER_CRASH],
+    }
+    assert [uid for uid in unnamed if uid in str(document)] == []
+    assert len(_rows(runtime, ReportedAnalysis)) == 1
+    lines = {line.name: line for line in compute(runtime.database, runtime.settings)}
+    assert lines["images named in the SRs"].balanced
 
 
 def test_a_failed_decoder_is_a_failed_instance(

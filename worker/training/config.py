@@ -43,8 +43,8 @@ class Stage(_Section):
 
     Unless `fresh`, a stage goes on from the weights of the stage before. `taught` takes opacity
     that no reader judged from the stage before.
-    `missed_cost` is what a missed opacity pixel of a reading costs beside a false one; its Dice term
-    weighs what both sides call opacity by the square, and may fall below zero.
+    `missed_cost` is what a missed opacity pixel of a reading costs beside a false one; its Dice
+    term weighs what both sides call opacity by the square, and may fall below zero.
     """
 
     shares: Annotated[dict[Pool, Annotated[int, Field(ge=1)]], Field(min_length=1)]

@@ -30,6 +30,7 @@ from worker.report import build_report
 from worker.report_groups import ReportImage
 from worker.segmentation import build_segmentation
 from worker.types import (
+    CAVEAT_SENTENCES,
     SIDES,
     AnalysedImage,
     Caveat,
@@ -269,11 +270,27 @@ def test_without_the_setting_there_is_no_zone_group() -> None:
     assert "Lung zones" not in _groups(report)
 
 
+def _texts(group: Any, name: str) -> list[str]:
+    return [
+        item.TextValue
+        for item in group[0].ContentSequence
+        if item.ValueType == "TEXT" and item.name.value == name
+    ]
+
+
 @pytest.mark.parametrize("caveat", Caveat)
 def test_a_caveat_stands_in_the_group_that_a_reader_wants(caveat: Caveat) -> None:
     analysed = analysed_image(caveats=(caveat,))
-    report = build_report([_report_image(analysed)], object_context(), 1)
-    assert _codes(_groups(report)["Both lungs"])["CAVEAT"] == caveat.name
+    group = _groups(build_report([_report_image(analysed)], object_context(), 1))["Both lungs"]
+    assert _codes(group)["CAVEAT"] == f"CAVEAT_{caveat.name}"
+    assert _texts(group, "CAVEAT") == [CAVEAT_SENTENCES[caveat]]
+
+
+def test_each_of_several_caveats_has_its_sentence_and_none_has_none() -> None:
+    for caveats in (tuple(Caveat), ()):
+        analysed = analysed_image(caveats=caveats)
+        group = _groups(build_report([_report_image(analysed)], object_context(), 1))["Both lungs"]
+        assert _texts(group, "CAVEAT") == [CAVEAT_SENTENCES[caveat] for caveat in caveats]
 
 
 HOSTILE = [b"A" * 400, b"A\\B\\C", b"x=y=z=w=v", b"a^b^c^d^e^f^g", b"\xff\xfe\x00", b"1e400", b"-5"]

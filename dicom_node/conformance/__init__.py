@@ -1,0 +1,1 @@
+"""The DICOM Conformance Statement, made from the tables that the node works by (PS3.2)."""

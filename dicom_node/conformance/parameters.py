@@ -1,0 +1,95 @@
+"""The tables of limits and settings: what this node has, beside what it comes with."""
+
+from typing import Final
+
+from dicom_node.conformance.tables import table
+from dicom_node.listener import build_ae
+from dicom_node.senders.cstore import CStoreSender
+from models.settings import Settings
+
+# Every setting that changes what the node does on the DICOM network or writes into objects.
+SETTINGS: Final[dict[str, str]] = {
+    "dicom.ae_title": "AE title of the storage SCP",
+    "dicom.host": "address that it listens on",
+    "dicom.port": "TCP port that it listens on",
+    "dicom.require_called_aet": "reject associations that call another title",
+    "dicom.allowed_calling_aets": "titles that may associate; none: any",
+    "dicom.store_calling_aets": "titles that may store; none: all of those that may associate",
+    "dicom.max_associations": "associations at once",
+    "dicom.max_pdu": "largest PDU received, bytes; 0: unlimited",
+    "dicom.network_timeout_seconds": "silence after which an association is aborted",
+    "dicom.min_free_bytes": "free space below which nothing is taken",
+    "dicom.allow_missing_patient_id": "take images without Patient ID instead of setting them "
+    "aside",
+    "dispatch.settle_seconds": "quiet time of a study before its report is made",
+    "delivery.calling_aet": "AE title of the storage SCU; none: that of the SCP",
+    "delivery.timeout_seconds": "longest wait for a receiver",
+    "delivery.batch": "objects per association",
+    "delivery.backoff_seconds": "pause after the first failure; doubles with each further one",
+    "delivery.backoff_cap_seconds": "longest such pause",
+    "delivery.max_attempts": "attempts before a delivery is given up",
+    "analysis.secondary_capture": "analyse Secondary Capture of Modality CR or DX",
+    "analysis.zone_score": "add the group of lung zones to the report",
+    "analysis.experimental_classifier": "model whose statement is added to the report",
+    "objects.uid_root": "root of the UIDs that the node makes; none: `2.25.`",
+    "objects.seg_series_number": "Series Number of the SEG",
+    "objects.sr_series_number": "Series Number of the SR",
+}
+
+
+def _shown(value: object) -> str:
+    if value in (None, "", ()):
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def configuration(settings: Settings) -> str:
+    """Return the settings with defaults; those of this installation where any differs."""
+    rows = []
+    for key, meaning in SETTINGS.items():
+        section, name = key.split(".")
+        here = getattr(settings, section)
+        default = getattr(type(here)(), name)
+        rows.append((f"`{key}`", meaning, _shown(default), _shown(getattr(here, name))))
+    if all(default == here for *_, default, here in rows):
+        return table(("Setting", "Meaning", "Default"), (row[:-1] for row in rows))
+    return table(("Setting", "Meaning", "Default", "Here"), rows)
+
+
+def ae_titles(settings: Settings) -> str:
+    """Local AE titles and ports (PS3.2 A.4.4.1.1)."""
+    dicom = settings.dicom
+    calling = settings.delivery.calling_aet or dicom.ae_title
+    rows = [("storage SCP", dicom.ae_title, str(dicom.port)), ("storage SCU", calling, "any free")]
+    return table(("Application entity", "AE title", "TCP port"), rows)
+
+
+def association_limits(settings: Settings) -> str:
+    """Limits of associations, read from the application entities themselves (PS3.8)."""
+    scp = build_ae(settings)
+    scu = CStoreSender("ANY", settings.delivery.timeout_seconds).build_ae()
+    rows = [
+        ("Associations at once", str(scp.maximum_associations), "one per receiver"),
+        ("Largest PDU received, bytes", str(scp.maximum_pdu_size), str(scu.maximum_pdu_size)),
+        ("ACSE time-out, seconds", _shown(scp.acse_timeout), _shown(scu.acse_timeout)),
+        ("DIMSE time-out, seconds", "does not apply", _shown(scu.dimse_timeout)),
+        ("Network time-out, seconds", _shown(scp.network_timeout), _shown(scu.network_timeout)),
+        ("Connection time-out, seconds", "does not apply", _shown(scu.connection_timeout)),
+        ("Operations outstanding", "1, no asynchronous operations", "1"),
+        ("Application context", "`1.2.840.10008.3.1.1.1`", "`1.2.840.10008.3.1.1.1`"),
+        (
+            "Implementation Class UID",
+            f"`{scp.implementation_class_uid}`",
+            f"`{scu.implementation_class_uid}`",
+        ),
+        (
+            "Implementation Version Name",
+            f"`{scp.implementation_version_name}`",
+            f"`{scu.implementation_version_name}`",
+        ),
+    ]
+    return table(("", "As acceptor", "As requestor"), rows)

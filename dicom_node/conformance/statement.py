@@ -1,0 +1,63 @@
+"""Renders the DICOM Conformance Statement in the order of PS3.2 Annex A, as Markdown."""
+
+from importlib.metadata import version
+from importlib.resources import files
+from string import Template
+
+from dicom_node.conformance import annex, parameters, tables
+from dicom_node.conformance.objects import objects
+from dicom_node.listener import DRAIN_SECONDS
+from models.identity import PRIVATE_SCHEME
+from models.settings import Settings
+
+_PARTS = ("statement.md", "annexes.md")
+
+
+def render(settings: Settings) -> str:
+    """Return the statement for a node with these settings."""
+    folder = files(__package__)
+    text = "\n".join(folder.joinpath(part).read_text(encoding="utf-8") for part in _PARTS)
+    return Template(text).substitute(_network(settings) | _annexes())
+
+
+def _network(settings: Settings) -> dict[str, str]:
+    delivery = settings.delivery
+    return {
+        "version": version("dicom-node"),
+        "sop_classes": tables.sop_classes(),
+        "association_limits": parameters.association_limits(settings),
+        "proposed_contexts": tables.proposed_contexts(),
+        "received_statuses": tables.received_statuses(),
+        "batch": str(delivery.batch),
+        "backoff": f"{delivery.backoff_seconds:g}",
+        "backoff_cap": f"{delivery.backoff_cap_seconds:g}",
+        "attempts": str(delivery.max_attempts),
+        "settle": f"{settings.dispatch.settle_seconds:g}",
+        "drain": f"{DRAIN_SECONDS:g}",
+        "accepted_contexts": tables.accepted_contexts(),
+        "storage_syntaxes": tables.storage_syntaxes(),
+        "rejections": tables.rejections(),
+        "given_statuses": tables.given_statuses(),
+        "reasons": tables.reasons(),
+        "ae_titles": parameters.ae_titles(settings),
+        "configuration": parameters.configuration(settings),
+        "character_sets": tables.character_sets(),
+    }
+
+
+def _annexes() -> dict[str, str]:
+    made = objects()
+    return {
+        "scheme": PRIVATE_SCHEME,
+        "made_syntax": tables.name_of(tables.MADE_SYNTAX),
+        "common": annex.attributes(made.common),
+        "segmentation": annex.attributes(made.segmentation),
+        "report": annex.attributes(made.report),
+        "tree": annex.content(made.tree),
+        "group": annex.content(made.group),
+        "groups": annex.groups(),
+        "used": annex.used(),
+        "standard_codes": annex.standard_codes(),
+        "private_codes": annex.private_codes(),
+        "private_reasons": annex.private_reasons(),
+    }

@@ -1,0 +1,101 @@
+"""Every shape that SEG and SR take: one object per source header, note, caveat and setting."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from builders import (
+    DX,
+    MODEL,
+    analysed_image,
+    chest_dataset,
+    chest_image,
+    lung_masks,
+    object_context,
+)
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from models.reasons import Reason
+from models.settings import AnalysisSettings
+from worker.equipment import to_bytes
+from worker.measurements import measure
+from worker.report import build_report
+from worker.report_groups import ReportImage
+from worker.segmentation import build_segmentation
+from worker.types import (
+    AnalysedImage,
+    Caveat,
+    Classification,
+    LungMasks,
+    Orientation,
+    Spacing,
+    SpacingBasis,
+    UnanalysedImage,
+)
+
+_EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
+_EMPTY += ("StudyTime", "AccessionNumber", "ReferringPhysicianName", "Manufacturer")
+_EMPTY += ("PatientOrientation", "ImagerPixelSpacing", "BodyPartExamined", "ViewPosition")
+_HEADERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"SOPClassUID": DX, "Modality": "DX", "FrameOfReferenceUID": "1.2.3", "seed": "dx"},
+    dict.fromkeys(_EMPTY, ""),
+    {"IssuerOfPatientID": "HOSPITAL", "PatientAge": "055Y", "StudyDescription": "Chest PA"},
+    {"PixelSpacing": [0.2, 0.2], "ReferringPhysicianName": "Phantom^Referrer"},
+    {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": 8,
+        "LossyImageCompressionMethod": "ISO_10918_1",
+    },
+)
+
+
+def _analysed() -> Iterator[AnalysedImage]:
+    for header in _HEADERS:
+        yield analysed_image(chest_image(ds=chest_dataset(**header)))
+    for basis in SpacingBasis:
+        yield analysed_image(chest_image(spacing=Spacing(0.2, 0.2, basis)))
+    masks, settings = lung_masks(), AnalysisSettings(zone_score=True)
+    lost = LungMasks(masks.left, np.zeros_like(masks.right), masks.opacity & masks.left)
+    bare = LungMasks(masks.left, masks.right, np.zeros_like(masks.left))
+    full = LungMasks(masks.left, masks.right, masks.left | masks.right)
+    half = LungMasks(masks.left, masks.right, masks.left)
+    for each in (masks, lost, bare, full, half):
+        yield analysed_image(masks=each, measurements=measure(each, None, settings))
+    yield analysed_image(
+        chest_image(spacing=None, notes=("A note.",), orientation=Orientation(assumed=True)),
+        caveats=tuple(Caveat),
+        classification=Classification(MODEL, ("opacity",), (0.5,)),
+    )
+
+
+@cache
+def segmentations() -> tuple[Dataset, ...]:
+    """Return SEG objects as they are sent, without pixels."""
+    return tuple(_sent(build_segmentation(each, object_context())) for each in _analysed())
+
+
+@cache
+def reports() -> tuple[Dataset, ...]:
+    """Return SR objects as they are sent; the last one replaces another."""
+    images = [
+        ReportImage.of(analysed, seg)
+        for analysed, seg in zip(_analysed(), segmentations(), strict=True)
+    ]
+    first = [_sent(build_report([image], object_context(), 1)) for image in images]
+    left = replace(images[0].measurements.left, percent=None, lung_area_mm2=None, severity=None)
+    sided = replace(images[0], measurements=replace(images[0].measurements, left=left))
+    rest = [
+        UnanalysedImage(f"1.2.{number}", DX, reason)
+        for number, reason in enumerate(Reason, start=1)
+    ]
+    second = build_report([sided], object_context(), 2, predecessor=first[0], unanalysed=rest)
+    return (*first, _sent(second))
+
+
+def _sent(ds: Dataset) -> Dataset:
+    return dcmread(BytesIO(to_bytes(ds)), stop_before_pixels=True)
