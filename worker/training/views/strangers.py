@@ -117,17 +117,6 @@ def _deep(picture: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     return result
 
 
-def _spine(picture: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Leave the middle of a chest between shutters, as for its spine: the lungs are cut off."""
-    width = int(random.uniform(0.28, 0.42) * SQUARE)
-    left = (SQUARE - width) // 2 + int(random.integers(-8, 9))
-    shown = int(width * SIDE / SQUARE * random.uniform(0.9, 1.4))
-    start = int(random.integers(0, SIDE - shown))
-    result = torch.zeros(SIDE, SIDE)
-    result[:, start : start + shown] = _resized(picture[:, left : left + width], SIDE, shown)
-    return result
-
-
 def _tiny(picture: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     """Make an icon of a chest, or four small ones."""
     if random.random() < _HALF:
@@ -237,7 +226,6 @@ STRANGERS: Final[dict[Draw, float]] = {
     _rolled: 1.5,
     _band: 1.5,
     _deep: 1.5,
-    _spine: 1.2,
     _melted: 1.0,
     _tiny: 1.0,
     _noise: 1.2,

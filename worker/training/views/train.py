@@ -43,7 +43,7 @@ _DECAY: Final = 0.995
 class ViewRecipe:
     """Everything that decides a run, with the data folder."""
 
-    steps: int = 3000
+    steps: int = 1200
     seed: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
