@@ -1,6 +1,5 @@
 """Composition root of the node: reads the settings once and hands every part what it needs."""
 
-import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.errors import NodeError
 from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
+from models.files import keep_files_private
 from models.log import set_up_logging
 from models.session import Database
 from models.settings import DestinationSettings, Settings, load_settings
@@ -61,7 +61,7 @@ def _settings(config: Path | None, data_dir: Path | None) -> Settings:
 
 def _serve(role: str) -> None:
     """Prepare a long-running process: its log, and files that only owner and group can read."""
-    os.umask(0o027)
+    keep_files_private()
     set_up_logging(role)
 
 
@@ -186,6 +186,7 @@ def db_upgrade(config: Path | None, data_dir: Path | None) -> None:
     """Bring the database to this release's schema."""
     from migrations import schema
 
+    keep_files_private()
     database = _database(_settings(config, data_dir))
     schema.upgrade(database)
     click.echo(f"schema {schema.current_revision(database)}")

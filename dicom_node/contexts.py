@@ -53,6 +53,8 @@ COMPANION_CLASSES: Final = (
     Comprehensive3DSRStorage,
 )
 
+STORAGE_CLASSES: Final = IMAGE_CLASSES + COMPANION_CLASSES
+
 NATIVE: Final = (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -92,5 +94,5 @@ STORAGE_SYNTAXES: Final = NATIVE + COMPRESSED + STORE_ONLY
 
 ACCEPTED: Final[dict[UID, tuple[UID, ...]]] = {
     Verification: (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
-    **dict.fromkeys(IMAGE_CLASSES + COMPANION_CLASSES, STORAGE_SYNTAXES),
+    **dict.fromkeys(STORAGE_CLASSES, STORAGE_SYNTAXES),
 }

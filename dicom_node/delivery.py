@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from dicom_node.loop import run_loop
 from dicom_node.senders.base import Parcel, Receiver, Sender, SendResult, Verdict
 from dicom_node.senders.cstore import CStoreSender
-from dicom_node.settling import ENDED
+from dicom_node.settling import ENDED, plan_substitute
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.delivery import Delivery, Destination
@@ -37,6 +37,7 @@ class Deliverer:
     ) -> None:
         self._settings: DeliverySettings = settings.delivery
         self._root: Path = settings.artifact_dir
+        self._with_fallback = settings.destinations_by_captures("fallback")
         self._database = database
         self._sender = sender
         self._destination_id = destination_id
@@ -146,6 +147,8 @@ class Deliverer:
             if delivery.state is not DeliveryState.SENDING or delivery.lease_owner != self._owner:
                 return  # the lease expired and somebody else has it now
             self._advance(session, delivery, result)
+            if result.class_refused and receiver.name in self._with_fallback:
+                plan_substitute(session, delivery)
             artifact = delivery.artifact
             record(
                 session,
@@ -227,9 +230,7 @@ def retry(database: Database, delivery_id: int | None = None) -> int:
 
 def run(settings: Settings, database: Database, stop: threading.Event) -> None:
     """Deliver to every enabled destination until `stop` is set."""
-    sender = CStoreSender(
-        settings.delivery.calling_aet or settings.dicom.ae_title, settings.delivery.timeout_seconds
-    )
+    sender = CStoreSender.of(settings)
     with database.read() as session:
         ids = list(session.scalars(select(Destination.id).where(Destination.enabled)))
     threads = [

@@ -158,12 +158,13 @@ class Dispatcher:
             ready = [study.id for study in studies_with_report(session)]
         for study_id in ready:
             with self._database.write() as session:
-                plan_deliveries(session, session.get_one(Study, study_id, with_for_update=True))
+                study = session.get_one(Study, study_id, with_for_update=True)
+                plan_deliveries(session, self._settings, study)
         return len(ready)
 
     def _finish(self) -> int:
         with self._database.read() as session:
-            ended = delivered_studies(session)
+            ended = delivered_studies(session, self._settings)
         for study_id in ended:
             with self._database.write() as session:
                 study = session.get_one(Study, study_id, with_for_update=True)

@@ -94,9 +94,7 @@ def _check_destination(sender: CStoreSender, receiver: Receiver) -> str:
 def examine(settings: Settings, database: Database) -> list[Finding]:
     """Try every part once and return what was found, in the order of the data flow."""
     queue = JobQueue(settings.effective_broker_url)
-    sender = CStoreSender(
-        settings.delivery.calling_aet or settings.dicom.ae_title, settings.delivery.timeout_seconds
-    )
+    sender = CStoreSender.of(settings)
     findings = [
         _try("database", lambda: check_database(database)),
         _try("spool", lambda: check_spool(settings)),

@@ -3,8 +3,9 @@
 NodeError
 ├── StoreError             a C-STORE is answered with a failure status (status.py)
 │   ├── SpoolFullError         no room: the sender may try again
-│   ├── DataSetMismatchError   the data set is not what the command said
-│   ├── NotUnderstoodError     the data set cannot be read or has no usable identity
+│   ├── DataSetMismatchError   context, command and data set name different objects
+│   ├── ClassNotStorableError  the context is none of the Storage Service Class
+│   ├── NotUnderstoodError     no data set, or one that cannot be read or has no usable identity
 │   └── NotAuthorisedError     this AE may not store
 ├── BrokerError            the queue cannot be reached; jobs stay in the database
 └── StartError             the node cannot start; the message says what to do
@@ -24,11 +25,15 @@ class SpoolFullError(StoreError):
 
 
 class DataSetMismatchError(StoreError):
-    """SOP Class or SOP Instance UID of the data set differ from the command."""
+    """The command differs from its presentation context, or the data set from the command."""
+
+
+class ClassNotStorableError(StoreError):
+    """The SOP Class was accepted for another service than storage."""
 
 
 class NotUnderstoodError(StoreError):
-    """The data set cannot be parsed, or lacks a Study, Series or SOP Instance UID."""
+    """There is no data set, it cannot be parsed, or it lacks a UID of the four levels."""
 
 
 class NotAuthorisedError(StoreError):

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Final, cast
 from pynetdicom.events import Event
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.errors import NotAuthorisedError, SpoolFullError, StoreError
+from dicom_node.contexts import STORAGE_CLASSES
+from dicom_node.errors import (
+    ClassNotStorableError,
+    DataSetMismatchError,
+    NotAuthorisedError,
+    SpoolFullError,
+    StoreError,
+)
 from dicom_node.header import read_identity
 from dicom_node.intake import drop_if_extra, record_instance
 from dicom_node.receive import ReceivedFile, Reception, data_set_offset
@@ -66,31 +73,30 @@ class Handlers:
 
     def on_c_store(self, event: Event) -> int:
         """Store one object; 0x0000 only when file and rows are durable."""
-        received = self.reception.take(event.dataset_path)
         try:
-            outcome = self._store(event, received)
+            outcome = self._receive(event)
         except Exception as error:  # noqa: BLE001  the edge: every failure becomes a status
             status = store_status(error)
             _log_refusal(error, status)
             self._audit(event, AuditAction.INSTANCE_REFUSED, type(error).__name__, status)
             return status
-        finally:
-            received.discard()
         log.info("C-STORE %s", outcome.value)
         return SUCCESS
+
+    def _receive(self, event: Event) -> StoreOutcome:
+        received = self.reception.take(event.dataset_path)
+        try:
+            return self._store(event, received)
+        finally:
+            received.discard()
 
     def _store(self, event: Event, received: ReceivedFile) -> StoreOutcome:
         peer = _peer(event)
         self._authorise(peer)
+        request = _store_request(event)
         received.sync()
         self.spool.require_room()
         path = Path(received.name)
-        command = cast("C_STORE", event.request)
-        request = StoreRequest(
-            sop_class_uid=str(command.AffectedSOPClassUID),
-            sop_instance_uid=str(command.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-        )
         offset = data_set_offset(path)
         identity = read_identity(path, offset, request)
         digest = sha256_of(path, offset)
@@ -133,6 +139,28 @@ class Handlers:
                 )
         except Exception:
             log.exception("audit event %s could not be written", action.value)
+
+
+def _store_request(event: Event) -> StoreRequest:
+    """Return what the command says of its data set.
+
+    Raises DataSetMismatchError when its SOP Class is not the abstract syntax of its presentation
+    context (PS3.8 9.3.2.2.1: a context has one), ClassNotStorableError when
+    the context is the one for C-ECHO.
+    """
+    command = cast("C_STORE", event.request)
+    request = StoreRequest(
+        sop_class_uid=str(command.AffectedSOPClassUID),
+        sop_instance_uid=str(command.AffectedSOPInstanceUID),
+        transfer_syntax_uid=str(event.context.transfer_syntax),
+    )
+    if request.sop_class_uid != str(event.context.abstract_syntax):
+        msg = "the SOP Class of the C-STORE command is not that of its presentation context"
+        raise DataSetMismatchError(msg)
+    if request.sop_class_uid not in STORAGE_CLASSES:
+        msg = "C-STORE in a presentation context of another service"
+        raise ClassNotStorableError(msg)
+    return request
 
 
 def _log_refusal(error: Exception, status: int) -> None:

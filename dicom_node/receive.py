@@ -1,25 +1,43 @@
-"""The one place that adjusts pynetdicom: received data sets go straight to the spool.
+"""The one place that adjusts pynetdicom: what a C-STORE brings goes straight to the spool.
 
 With `STORE_RECV_CHUNKED_DATASET` pynetdicom 3.0 writes each data set to a `NamedTemporaryFile` in
 the default temporary folder. Two things about that are unfit for a node that must not lose
 anything: the folder may be on another file system (no atomic rename), and a write that fails
 (disk full) ends the association without a status and leaks the file. `install` gives pynetdicom's
-message decoder a file class of ours instead. tests/integration/test_receive.py notices when a new
-pynetdicom no longer uses it.
+message decoder a file class of ours instead.
+
+pynetdicom 3.0 also chooses the service by the SOP Class that a command names, not by the operation:
+a C-STORE of a class that it does not know ends the association without a status, and one that names
+the Verification SOP Class is answered by a C-ECHO response with success. Its one setting for that,
+`UNRESTRICTED_STORAGE_SERVICE`, would accept every storage context and make our table of contexts
+void. So `install` makes every C-STORE an operation of the Storage Service Class, and the handler
+judges its SOP Class.
+
+test_listener.py and test_refused_stores.py in tests/integration notice when a new pynetdicom no
+longer uses these.
 """
 
 import contextlib
 import os
 import tempfile
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pydicom.config
+import pynetdicom.association
 import pynetdicom.dimse_messages
 from pynetdicom import _config
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
 
-from dicom_node.errors import SpoolFullError
+from dicom_node.errors import NotUnderstoodError, SpoolFullError
 from dicom_node.spool import Spool
 
 _META_END = 144  # preamble 128, "DICM" 4, (0002,0000) UL 12: what its value counts starts here
@@ -109,15 +127,27 @@ class Reception:
         pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
         _config.STORE_RECV_CHUNKED_DATASET = True
         vars(pynetdicom.dimse_messages)["NamedTemporaryFile"] = self._open
+        vars(pynetdicom.association)["uid_to_service_class"] = _service_of
 
     def _open(self, *_args: Any, **_kwargs: Any) -> ReceivedFile:  # noqa: ANN401  NamedTemporaryFile's
         received = ReceivedFile(self._folder)
         with self._lock:
+            # A command that pynetdicom cannot read ends its thread without any event.
+            ended = {file.owner for file in self._files.values() if not file.owner.is_alive()}
             self._files[received.name] = received
+        for owner in ended:
+            self.forget(owner)
         return received
 
-    def take(self, path: Path) -> ReceivedFile:
-        """Hand over the complete file behind a C-STORE event; the caller disposes of it."""
+    def take(self, path: Path | None) -> ReceivedFile:
+        """Hand over the complete file behind a C-STORE event; the caller disposes of it.
+
+        Raises NotUnderstoodError when the command came without a data set, which is mandatory
+        (PS3.7 9.1.1.1).
+        """
+        if path is None:
+            msg = "the C-STORE command has no data set"
+            raise NotUnderstoodError(msg)
         with self._lock:
             return self._files.pop(str(path))
 
@@ -133,6 +163,24 @@ class Reception:
     def __len__(self) -> int:
         """Return how many files are being received or wait for their handler."""
         return len(self._files)
+
+
+@dataclass(frozen=True)
+class _Service:
+    """What serves a request on an association: for C-STORE storage, else as the SOP Class says."""
+
+    assoc: Association
+    uid: str
+
+    def SCP(self, request: object, context: PresentationContext) -> None:  # noqa: N802  pynetdicom's
+        """Serve one request (PS3.7 9.1.1: C-STORE is the operation of storage alone)."""
+        is_store = isinstance(request, C_STORE)
+        service = StorageServiceClass if is_store else uid_to_service_class(self.uid)
+        service(self.assoc).SCP(request, context)
+
+
+def _service_of(uid: str) -> Callable[[Association], _Service]:
+    return partial(_Service, uid=uid)
 
 
 def data_set_offset(path: Path) -> int:

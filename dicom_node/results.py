@@ -137,7 +137,7 @@ def _files(
             "sop_instance_uid": artifact.sop_instance_uid,
             "sha256": artifact.sha256,
             "deliveries": _deliveries(session, artifact)
-            if artifact.kind in {ArtifactKind.SEG, ArtifactKind.SR}
+            if artifact.kind in {ArtifactKind.SEG, ArtifactKind.SR, ArtifactKind.SC}
             else [],
         }
         for artifact in (*session.scalars(own), *session.scalars(reports))

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, and_, exists, select
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node.intake import is_for_processing, queue_for_analysis
 from dicom_node.shadow import add_shadow_jobs
@@ -26,6 +27,7 @@ from models.states import (
 )
 
 ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
+NOT_ARRIVED = tuple(state for state in DeliveryState if state not in ARRIVED)
 ENDED = (
     DeliveryState.SENT,
     DeliveryState.COMMITTED,
@@ -134,31 +136,20 @@ def studies_with_report(session: Session) -> Sequence[Study]:
     ).all()
 
 
-def plan_deliveries(session: Session, study: Study) -> bool:
+def plan_deliveries(session: Session, settings: Settings, study: Study) -> bool:
     """Make the study reported and its results due at every destination, in one transaction."""
     if study.state is not StudyState.SETTLED or not advance(session, study, StudyState.REPORTED):
         return False
     reports = select(Artifact.id).where(
         Artifact.study_id == study.id, Artifact.kind == ArtifactKind.SR
     )
-    segmentations = (
-        select(Artifact.id)
-        .join(ReportedAnalysis, ReportedAnalysis.analysis_id == Artifact.analysis_id)
-        .where(Artifact.kind == ArtifactKind.SEG, ReportedAnalysis.artifact_id.in_(reports))
-    )
-    wanted = [*session.scalars(segmentations.distinct()), *session.scalars(reports)]
+    wanted = [*_of_analyses(session, reports, ArtifactKind.SEG), *session.scalars(reports)]
+    captures = _of_analyses(session, reports, ArtifactKind.SC)
+    with_captures = settings.destinations_by_captures("always")
     planned = 0
-    for destination_id in session.scalars(select(Destination.id).where(Destination.enabled)):
-        known = set(
-            session.scalars(
-                select(Delivery.artifact_id).where(
-                    Delivery.destination_id == destination_id, Delivery.artifact_id.in_(wanted)
-                )
-            )
-        )
-        new = [artifact_id for artifact_id in wanted if artifact_id not in known]
-        session.add_all(Delivery(artifact_id=key, destination_id=destination_id) for key in new)
-        planned += len(new)
+    for destination in session.scalars(select(Destination).where(Destination.enabled)):
+        pictures = captures if destination.name in with_captures else []
+        planned += _make_due(session, destination.id, [*wanted, *pictures])
     record(
         session,
         AuditAction.DELIVERIES_PLANNED,
@@ -169,17 +160,100 @@ def plan_deliveries(session: Session, study: Study) -> bool:
     return True
 
 
-def delivered_studies(session: Session) -> Sequence[int]:
-    """Return the ids of reported studies all of whose deliveries arrived."""
-    own_report = select(Artifact.id).where(Artifact.study_id == Study.id)
-    pending = (
-        select(Delivery.id)
-        .join(Artifact, Delivery.artifact_id == Artifact.id)
-        .outerjoin(ReportedAnalysis, ReportedAnalysis.analysis_id == Artifact.analysis_id)
-        .where(
-            Delivery.state.not_in(ARRIVED),
-            (Artifact.study_id == Study.id) | ReportedAnalysis.artifact_id.in_(own_report),
+def _of_analyses(session: Session, reports: Select[Any], kind: ArtifactKind) -> Sequence[int]:
+    """Return the artifacts of one kind of the analyses that the reports speak of."""
+    query = (
+        select(Artifact.id)
+        .join(ReportedAnalysis, ReportedAnalysis.analysis_id == Artifact.analysis_id)
+        .where(Artifact.kind == kind, ReportedAnalysis.artifact_id.in_(reports))
+    )
+    return session.scalars(query.distinct()).all()
+
+
+def _make_due(session: Session, destination_id: int, wanted: Sequence[int]) -> int:
+    """Make the artifacts due at a destination that have no delivery there; return how many."""
+    known = set(
+        session.scalars(
+            select(Delivery.artifact_id).where(
+                Delivery.destination_id == destination_id, Delivery.artifact_id.in_(wanted)
+            )
         )
     )
-    query = select(Study.id).where(Study.state == StudyState.REPORTED, ~pending.exists())
+    new = [artifact_id for artifact_id in wanted if artifact_id not in known]
+    session.add_all(Delivery(artifact_id=key, destination_id=destination_id) for key in new)
+    return len(new)
+
+
+def plan_substitute(session: Session, refused: Delivery) -> None:
+    """Make the capture of an image due where its SEG was refused, once.
+
+    An image that was analysed while no destination wanted captures has none.
+    """
+    artifact = refused.artifact
+    if artifact.kind is not ArtifactKind.SEG or artifact.analysis is None:
+        return
+    captures = session.scalars(
+        select(Artifact.id).where(
+            Artifact.analysis_id == artifact.analysis_id, Artifact.kind == ArtifactKind.SC
+        )
+    ).all()
+    planned = _make_due(session, refused.destination_id, captures)
+    if planned:
+        record(
+            session,
+            AuditAction.DELIVERIES_PLANNED,
+            "planned",
+            study_instance_uid=artifact.analysis.instance.series.study.study_instance_uid,
+            details={"artifacts": planned, "deliveries": planned},
+        )
+
+
+def delivered_studies(session: Session, settings: Settings) -> Sequence[int]:
+    """Return the ids of reported studies all of whose deliveries arrived.
+
+    A capture that arrived where a setting lets it stand for a refused SEG counts for both.
+    """
+    is_open = Delivery.state.in_(NOT_ARRIVED)  # named one by one, for the index
+    report = aliased(Artifact)
+    reports = (
+        select(Artifact.study_id)
+        .join(Delivery, Delivery.artifact_id == Artifact.id)
+        .where(is_open, Artifact.study_id.is_not(None))
+    )
+    of_analyses = (
+        select(report.study_id)
+        .join(ReportedAnalysis, ReportedAnalysis.artifact_id == report.id)
+        .join(Artifact, Artifact.analysis_id == ReportedAnalysis.analysis_id)
+        .join(Delivery, Delivery.artifact_id == Artifact.id)
+        .where(is_open, ~_is_substituted(settings.destinations_by_captures("fallback")))
+    )
+    # Sets and no correlated EXISTS: thousands of studies may wait for a PACS that is away.
+    query = select(Study.id).where(
+        Study.state == StudyState.REPORTED,
+        Study.id.not_in(reports),
+        Study.id.not_in(of_analyses),
+    )
     return session.scalars(query).all()
+
+
+def _is_substituted(destinations: frozenset[str]) -> ColumnElement[bool]:
+    """Return the condition that a delivery is a rejected SEG whose capture arrived."""
+    capture, sibling = aliased(Artifact), aliased(Delivery)
+    arrived = (
+        select(sibling.id)
+        .join(capture, sibling.artifact_id == capture.id)
+        .join(Destination, sibling.destination_id == Destination.id)
+        .where(
+            capture.kind == ArtifactKind.SC,
+            capture.analysis_id == Artifact.analysis_id,
+            sibling.destination_id == Delivery.destination_id,
+            sibling.state.in_(ARRIVED),
+            Destination.name.in_(destinations),
+        )
+        .correlate(Delivery, Artifact)
+    )
+    return and_(
+        Delivery.state == DeliveryState.REJECTED,
+        Artifact.kind == ArtifactKind.SEG,
+        arrived.exists(),
+    )

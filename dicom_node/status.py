@@ -5,6 +5,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.errors import (
+    ClassNotStorableError,
     DataSetMismatchError,
     NotAuthorisedError,
     NotUnderstoodError,
@@ -23,6 +24,7 @@ STORE_STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     OSError: (0xA700, "Refused: out of resources"),
     DataSetMismatchError: (0xA900, "Error: data set does not match SOP Class"),
     NotUnderstoodError: (0xC000, "Error: cannot understand"),
+    ClassNotStorableError: (0x0122, "Refused: SOP Class not supported"),
     NotAuthorisedError: (0x0124, "Refused: not authorised"),
     Exception: (PROCESSING_FAILURE, "Processing failure"),
 }

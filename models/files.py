@@ -4,6 +4,17 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
+from typing import Final
+
+_UMASK: Final = 0o027
+
+
+def keep_files_private() -> None:
+    """Let only user and group read what this process, and its children, create from now on.
+
+    What they write is patient data. Every command that serves or prepares the data folder calls it.
+    """
+    os.umask(_UMASK)
 
 
 def new_key(suffix: str) -> str:

@@ -14,7 +14,11 @@ DEVICE_SERIAL_NUMBER: Final = "0001"  # type 1 in SEG (PS3.3 C.7.5.2); the node 
 PRIVATE_SCHEME: Final = "99CXROP"  # coding scheme of concepts that no standard code names
 
 # Segmentation Storage and Comprehensive 3D SR Storage
-MADE_CLASSES: Final = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"})
+_RESULT_CLASSES: Final = frozenset(
+    {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"}
+)
+# And Secondary Capture Image Storage
+MADE_CLASSES: Final = _RESULT_CLASSES | {"1.2.840.10008.5.1.4.1.1.7"}
 
 _UID_MAX = 64  # PS3.5 9.1
 _SEPARATOR = "\x1f"
@@ -38,10 +42,10 @@ def is_own_object(
 ) -> bool:
     """Say whether an object was made by a node like this one: by its equipment, or by its UID.
 
-    The UID root decides only for the classes that the node makes: the root may be a hospital's,
-    and its own radiographs stand below it too.
+    The UID root decides only for SEG and SR: the root may be a hospital's, and its own radiographs
+    and captures stand below it too. Our captures are known by their equipment.
     """
     if manufacturer.strip() == MANUFACTURER and model_name.strip() == NODE_MODEL_NAME:
         return True
     is_below_root = bool(uid_root) and sop_instance_uid.startswith(f"{uid_root}.")
-    return is_below_root and sop_class_uid in MADE_CLASSES
+    return is_below_root and sop_class_uid in _RESULT_CLASSES

@@ -8,7 +8,7 @@ arguments, environment (`DICOM_NODE_…`, nested by `__`), `node.toml`, defaults
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import (
@@ -18,6 +18,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+DEFAULT_MAX_PDU: Final = 1 << 20  # PS3.8 D.1: bytes of one PDU that a side is ready to receive
 _AE_TITLE_MAX = 16  # PS3.5 6.2, VR AE
 
 
@@ -31,6 +32,7 @@ def _ae_title(text: str) -> str:
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Captures = Literal["never", "fallback", "always"]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -48,7 +50,7 @@ class DicomSettings(_Section):
     allowed_calling_aets: tuple[AETitle, ...] = ()  # empty: any may associate
     store_calling_aets: tuple[AETitle, ...] = ()  # empty: all of those may store, not only C-ECHO
     max_associations: Annotated[int, Field(ge=1)] = 200
-    max_pdu: Annotated[int, Field(ge=0)] = 1 << 20  # PS3.8 D.1; 0: unlimited, memory as well
+    max_pdu: Annotated[int, Field(ge=0)] = DEFAULT_MAX_PDU  # 0: unlimited, memory as well
     network_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     min_free_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     allow_missing_patient_id: bool = False
@@ -61,6 +63,8 @@ class DestinationSettings(_Section):
     ae_title: AETitle
     host: str
     port: Annotated[int, Field(ge=1, le=65535)]
+    # The Secondary Capture: beside each SEG, or in its place where the receiver takes no SEG.
+    captures: Captures = "never"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -203,6 +207,7 @@ class ObjectSettings(_Section):
     uid_root: Annotated[str, Field(pattern=r"^$|^[0-2](\.(0|[1-9][0-9]*))+$", max_length=40)] = ""
     seg_series_number: Annotated[int, Field(gt=0)] = 9001
     sr_series_number: Annotated[int, Field(gt=0)] = 9002
+    sc_series_number: Annotated[int, Field(gt=0)] = 9003
 
 
 class Settings(BaseSettings):
@@ -263,6 +268,15 @@ class Settings(BaseSettings):
         """Every model whose results are sent, the default one first."""
         named = [self.analysis.model, *(rule.model for rule in self.rules)]
         return tuple(dict.fromkeys(named))
+
+    @property
+    def makes_captures(self) -> bool:
+        """Whether some destination may want the Secondary Capture of an image."""
+        return any(destination.captures != "never" for destination in self.destinations)
+
+    def destinations_by_captures(self, captures: Captures) -> frozenset[str]:
+        """Return the names of the destinations with this value of `captures`."""
+        return frozenset(each.name for each in self.destinations if each.captures == captures)
 
     def model_for(self, calling_aet: str) -> str:
         """Return the model of the first rule for that sender, else the default."""

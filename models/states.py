@@ -64,6 +64,7 @@ class ArtifactKind(StrEnum):
     SR = "sr"
     DISPLAY = "display"
     OVERLAY = "overlay"
+    SC = "sc"  # the overlay as a Secondary Capture, where a destination may want it
 
 
 class StoreOutcome(StrEnum):

@@ -1,4 +1,4 @@
-"""Every shape that SEG and SR take: one object per source header, note, caveat and setting."""
+"""Every shape that SEG, SR and SC take: one object per source header, note, caveat and setting."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +25,7 @@ from worker.equipment import to_bytes
 from worker.measurements import measure
 from worker.report import build_report
 from worker.report_groups import ReportImage
+from worker.secondary_capture import build_secondary_capture
 from worker.segmentation import build_segmentation
 from worker.types import (
     AnalysedImage,
@@ -44,6 +45,7 @@ _HEADERS: tuple[dict[str, Any], ...] = (
     {},
     {"SOPClassUID": DX, "Modality": "DX", "FrameOfReferenceUID": "1.2.3", "seed": "dx"},
     dict.fromkeys(_EMPTY, ""),
+    {"BurnedInAnnotation": "NO", "seed": "clean"},
     {"IssuerOfPatientID": "HOSPITAL", "PatientAge": "055Y", "StudyDescription": "Chest PA"},
     {"PixelSpacing": [0.2, 0.2], "ReferringPhysicianName": "Phantom^Referrer"},
     {
@@ -77,6 +79,12 @@ def _analysed() -> Iterator[AnalysedImage]:
 def segmentations() -> tuple[Dataset, ...]:
     """Return SEG objects as they are sent, without pixels."""
     return tuple(_sent(build_segmentation(each, object_context())) for each in _analysed())
+
+
+@cache
+def captures() -> tuple[Dataset, ...]:
+    """Return Secondary Captures as they are sent, without pixels."""
+    return tuple(_sent(build_secondary_capture(each, object_context())) for each in _analysed())
 
 
 @cache

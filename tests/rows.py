@@ -27,6 +27,7 @@ from models.states import ArtifactKind, InstanceState, JobKind, JobState
 CR = "1.2.840.10008.5.1.4.1.1.1"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
+SC = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @contextmanager
@@ -121,6 +122,23 @@ def add_analysis(
         session.add(segmentation)
         session.flush()
         return analysis.id, segmentation.id
+
+
+def add_capture(database: Database, analysis_id: int) -> int:
+    """Add the Secondary Capture of an analysis and return the artifact's id."""
+    with database.write() as session:
+        capture = Artifact(
+            kind=ArtifactKind.SC,
+            analysis_id=analysis_id,
+            sop_class_uid=SC,
+            sop_instance_uid=random_uid(),
+            storage_key=secrets.token_hex(16),
+            sha256="0" * 64,
+            size_bytes=1,
+        )
+        session.add(capture)
+        session.flush()
+        return capture.id
 
 
 def add_shadow_job(

@@ -1,6 +1,7 @@
 """Pictures for people: the radiograph, and the radiograph with what was found on it.
 
-Both are upright with square pixels, the patient's left at the right, long side at most 1024.
+All are upright with square pixels, the patient's left at the right; the radiograph's long side is
+at most 1024. No picture says who the patient is.
 """
 
 from io import BytesIO
@@ -23,6 +24,9 @@ _FAINT: Final = (165, 170, 176)
 _STRIP: Final = (24, 27, 31)
 _FILL: Final = 0.38
 _NOTICE: Final = "Research use only, not for diagnosis"
+_AI_NOTICE: Final = "AI result, research use only, not for diagnosis"
+_MIN_STATEMENT_WIDTH: Final = 480  # below it the statement would be too small to read
+_SMALLEST: Final = 0.6  # of its size, before a line that is too long is cut off
 
 Floats = NDArray[np.float32]
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -35,6 +39,18 @@ def display_png(image: ChestImage) -> bytes:
 
 def overlay_png(analysed: AnalysedImage) -> bytes:
     """Return an RGB PNG: lung contours, translucent opacity, side marks and a caption strip."""
+    return _encode(_with_caption(_overlay(analysed), analysed.measurements))
+
+
+def statement_pixels(analysed: AnalysedImage) -> NDArray[np.uint8]:
+    """Return the overlay as RGB pixels, with all that must be said where only pixels are seen.
+
+    What it is and is not for, figures, caveats, model and version.
+    """
+    return np.asarray(_with_statement(_overlay(analysed), analysed), np.uint8)
+
+
+def _overlay(analysed: AnalysedImage) -> Image.Image:
     image = analysed.image
     size = _size(image, _MIN_OVERLAY_SIDE)
     canvas = np.repeat(np.asarray(_grey(image, size), np.float32)[..., None], 3, axis=2)
@@ -46,7 +62,7 @@ def overlay_png(analysed: AnalysedImage) -> bytes:
         canvas = _blend(canvas, _edge(_soft(image, mask, size)), colour)
     picture = Image.fromarray(np.rint(canvas).astype(np.uint8))
     _mark_sides(picture, assumed=image.orientation.assumed)
-    return _encode(_with_caption(picture, analysed.measurements))
+    return picture
 
 
 def _size(image: ChestImage, smallest: int) -> tuple[int, int]:
@@ -110,7 +126,36 @@ def _with_caption(picture: Image.Image, measurements: Measurements) -> Image.Ima
     whole = Image.new("RGB", (picture.width, picture.height + strip), _STRIP)
     whole.paste(picture, (0, 0))
     draw = ImageDraw.Draw(whole)
-    first, second = picture.height + 5 * unit, picture.height + 11 * unit
+    _figures(draw, picture.height, unit, measurements)
+    end = (whole.width - 3 * unit, picture.height + 11 * unit)
+    draw.text(end, _NOTICE, font=_font(2.4 * unit), fill=_FAINT, anchor="rm")
+    return whole
+
+
+def _with_statement(picture: Image.Image, analysed: AnalysedImage) -> Image.Image:
+    """Return the picture between a strip that says what it is and one with figures and model."""
+    width = max(picture.width, _MIN_STATEMENT_WIDTH)
+    unit = width / 100
+    above, below = round(7 * unit), round((25 if analysed.caveats else 20) * unit)
+    whole = Image.new("RGB", (width, above + picture.height + below), _STRIP)
+    whole.paste(picture, ((width - picture.width) // 2, above))
+    draw = ImageDraw.Draw(whole)
+    _line(draw, 3.5 * unit, unit, _AI_NOTICE, 3.8 * unit, _INK)
+    top = above + picture.height
+    _figures(draw, top, unit, analysed.measurements)
+    if analysed.caveats:
+        named = ", ".join(caveat.value.replace("_", " ") for caveat in analysed.caveats)
+        _line(draw, top + 16 * unit, unit, f"Needs a second look: {named}", 3.0 * unit, _INK)
+    model = f"Model {analysed.model.name} {analysed.model.version}"
+    _line(draw, top + below - 4 * unit, unit, model, 3.0 * unit, _FAINT)
+    return whole
+
+
+def _figures(
+    draw: ImageDraw.ImageDraw, top: float, unit: float, measurements: Measurements
+) -> None:
+    """Write the percentages and the band in two lines below `top`."""
+    first, second = top + 5 * unit, top + 11 * unit
     large, small = _font(4.6 * unit), _font(3.0 * unit)
     x = _swatch(draw, 3 * unit, first, unit, _OPACITY)
     x = _text(draw, x, first, f"Opacity {_percent(measurements.total)}", large, _INK)
@@ -119,9 +164,23 @@ def _with_caption(picture: Image.Image, measurements: Measurements) -> Image.Ima
     x = _text(draw, x, second, f"Right {_percent(measurements.right)}", small, _INK)
     x = _swatch(draw, x + 2.5 * unit, second, unit, _LEFT)
     _text(draw, x, second, f"Left {_percent(measurements.left)}", small, _INK)
-    end = (whole.width - 3 * unit, second)
-    draw.text(end, _NOTICE, font=_font(2.4 * unit), fill=_FAINT, anchor="rm")
-    return whole
+
+
+def _line(
+    draw: ImageDraw.ImageDraw,
+    y: float,
+    unit: float,
+    text: str,
+    size: float,
+    colour: tuple[int, int, int],
+) -> None:
+    """Write `text` with its middle at height y, smaller or shortened where it is too long."""
+    room = 94 * unit
+    fitting = room / draw.textlength(text, font=_font(size))
+    font = _font(size * min(1.0, max(_SMALLEST, fitting)))
+    while draw.textlength(text, font=font) > room:
+        text = f"{text.removesuffix('...')[:-1]}..."
+    draw.text((3 * unit, y), text, font=font, fill=colour, anchor="lm")
 
 
 def _swatch(

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from models.files import keep_files_private
 from models.log import set_up_logging
 from models.settings import Settings, load_settings
 from worker.errors import BundleError
@@ -106,6 +107,7 @@ def main() -> None:
 @_with_common
 def run(*, config: Path | None, data_dir: Path | None) -> None:
     """Take jobs from the node's queue until stopped."""
+    keep_files_private()
     from worker.celery_app import run_worker
 
     try:

@@ -37,6 +37,7 @@ DEVICE: Final = codes.DCM.Device
 REPORT_TITLE: Final = codes.DCM.ImagingMeasurementReport
 QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
 ARTIFICIAL_INTELLIGENCE: Final = codes.DCM.ArtificialIntelligence
+SOURCE_IMAGE: Final = codes.DCM.SourceImageForImageProcessingOperation
 PLAIN_CHEST_XRAY: Final = Code("399208008", "SCT", "Plain X-ray of chest")
 
 LATERALITY: Final[dict[Side, Code]] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -30,6 +31,7 @@ from worker.report import build_report
 from worker.report_groups import ReportImage
 from worker.results import Product, ResultStore
 from worker.sandbox import Sandbox
+from worker.secondary_capture import build_secondary_capture
 from worker.segmentation import build_segmentation
 from worker.types import AnalysedImage, Caveat, Classification, ModelIdentity, UnanalysedImage
 
@@ -54,7 +56,7 @@ def analyse(job_id: int, runtime: Runtime) -> None:
             return
         with _ended_by(partial(runtime.store.store_no_result, job_id), job_id):
             model, result = _analysed(job, runtime)
-            products = _products(result, _context(runtime, job))
+            products = _products(result, _context(runtime, job), runtime.settings)
             runtime.store.store_analysis(job_id, model.model_version_id, result, products)
             log.info("job %d: analysed in %.2f s", job_id, result.seconds)
 
@@ -145,19 +147,19 @@ def _context(runtime: Runtime, job: Job) -> ObjectContext:
     return ObjectContext(created=created, objects=runtime.settings.objects)
 
 
-def _products(result: AnalysedImage, context: ObjectContext) -> list[Product]:
-    segmentation = build_segmentation(result, context)
-    return [
-        Product(
-            ArtifactKind.SEG,
-            to_bytes(segmentation),
-            ".dcm",
-            str(segmentation.SOPClassUID),
-            str(segmentation.SOPInstanceUID),
-        ),
+def _products(result: AnalysedImage, context: ObjectContext, settings: Settings) -> list[Product]:
+    products = [
+        _object(ArtifactKind.SEG, build_segmentation(result, context)),
         Product(ArtifactKind.DISPLAY, display_png(result.image), ".png"),
         Product(ArtifactKind.OVERLAY, overlay_png(result), ".png"),
     ]
+    if settings.makes_captures:
+        products.append(_object(ArtifactKind.SC, build_secondary_capture(result, context)))
+    return products
+
+
+def _object(kind: ArtifactKind, ds: Dataset) -> Product:
+    return Product(kind, to_bytes(ds), ".dcm", str(ds.SOPClassUID), str(ds.SOPInstanceUID))
 
 
 def _report_product(runtime: Runtime, job: Job) -> tuple[list[Analysis], Product]:
@@ -180,14 +182,7 @@ def _report_product(runtime: Runtime, job: Job) -> tuple[list[Analysis], Product
         )
     predecessor = dcmread(runtime.settings.artifact_dir / previous) if previous else None
     document = build_report(images, _context(runtime, job), revision, predecessor, rest)
-    product = Product(
-        ArtifactKind.SR,
-        to_bytes(document),
-        ".dcm",
-        str(document.SOPClassUID),
-        str(document.SOPInstanceUID),
-    )
-    return analyses, product
+    return analyses, _object(ArtifactKind.SR, document)
 
 
 def _report_image(runtime: Runtime, session: Session, analysis: Analysis) -> ReportImage:

@@ -54,6 +54,7 @@ class Objects:
     common: tuple[Attribute, ...]
     segmentation: tuple[Attribute, ...]
     report: tuple[Attribute, ...]
+    capture: tuple[Attribute, ...]
     tree: tuple[ContentItem, ...]
     group: tuple[ContentItem, ...]
     groups: tuple[Group, ...]
@@ -82,12 +83,13 @@ def _items(rows: list[list[str]]) -> tuple[ContentItem, ...]:
 
 @cache
 def objects() -> Objects:
-    """Return what SEG and SR contain."""
+    """Return what SEG, SR and Secondary Capture contain."""
     raw = _read("objects.toml")
     return Objects(
         common=_attributes(raw["common"]),
         segmentation=_attributes(raw["segmentation"]),
         report=_attributes(raw["report"]),
+        capture=_attributes(raw["capture"]),
         tree=_items(raw["tree"]),
         group=_items(raw["group"]),
         groups=tuple(

@@ -16,7 +16,7 @@ SETTINGS: Final[dict[str, str]] = {
     "dicom.allowed_calling_aets": "titles that may associate; none: any",
     "dicom.store_calling_aets": "titles that may store; none: all of those that may associate",
     "dicom.max_associations": "associations at once",
-    "dicom.max_pdu": "largest PDU received, bytes; 0: unlimited",
+    "dicom.max_pdu": "largest PDU received, by SCP and SCU, bytes; 0: unlimited",
     "dicom.network_timeout_seconds": "silence after which an association is aborted",
     "dicom.min_free_bytes": "free space below which nothing is taken",
     "dicom.allow_missing_patient_id": "take images without Patient ID instead of setting them "
@@ -34,6 +34,7 @@ SETTINGS: Final[dict[str, str]] = {
     "objects.uid_root": "root of the UIDs that the node makes; none: `2.25.`",
     "objects.seg_series_number": "Series Number of the SEG",
     "objects.sr_series_number": "Series Number of the SR",
+    "objects.sc_series_number": "Series Number of the Secondary Capture",
 }
 
 
@@ -71,7 +72,7 @@ def ae_titles(settings: Settings) -> str:
 def association_limits(settings: Settings) -> str:
     """Limits of associations, read from the application entities themselves (PS3.8)."""
     scp = build_ae(settings)
-    scu = CStoreSender("ANY", settings.delivery.timeout_seconds).build_ae()
+    scu = CStoreSender.of(settings).build_ae()
     rows = [
         ("Associations at once", str(scp.maximum_associations), "one per receiver"),
         ("Largest PDU received, bytes", str(scp.maximum_pdu_size), str(scu.maximum_pdu_size)),

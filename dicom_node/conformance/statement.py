@@ -53,6 +53,7 @@ def _annexes() -> dict[str, str]:
         "common": annex.attributes(made.common),
         "segmentation": annex.attributes(made.segmentation),
         "report": annex.attributes(made.report),
+        "capture": annex.attributes(made.capture),
         "tree": annex.content(made.tree),
         "group": annex.content(made.group),
         "groups": annex.groups(),

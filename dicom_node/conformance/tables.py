@@ -18,6 +18,7 @@ from dicom_node.contexts import (
     STORE_ONLY,
 )
 from dicom_node.errors import (
+    ClassNotStorableError,
     DataSetMismatchError,
     NotAuthorisedError,
     NotUnderstoodError,
@@ -54,16 +55,16 @@ CONDITIONS: Final[dict[type[Exception], str]] = {
     "refused bytes while receiving",
     SQLAlchemyError: "the database cannot be written",
     OSError: "a file cannot be written or read",
-    DataSetMismatchError: "SOP Class UID or SOP Instance UID of the data set differ from the "
+    DataSetMismatchError: "the SOP Class UID of the command is not the abstract syntax of its "
+    "presentation context, or SOP Class UID or SOP Instance UID of the data set differ from the "
     "command",
-    NotUnderstoodError: "the data set cannot be parsed, or a UID of SOP Class, SOP Instance, "
-    "Study or Series is missing, longer than 64 characters or has other characters than digits "
-    "and dots",
+    ClassNotStorableError: "the presentation context is that of the Verification SOP Class",
+    NotUnderstoodError: "the command has no data set, the data set cannot be parsed, or a UID of "
+    "SOP Class, SOP Instance, Study or Series is missing, longer than 64 characters or has other "
+    "characters than digits and dots",
     NotAuthorisedError: "`dicom.store_calling_aets` has titles, and not the calling one",
     Exception: "any other failure",
 }
-# Answered by pynetdicom itself, before a handler of ours can.
-NO_DATA_SET: Final = 0xC211
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -159,7 +160,6 @@ def given_statuses() -> str:
         (_status(status), meaning, CONDITIONS[kind])
         for kind, (status, meaning) in STORE_STATUS.items()
     ]
-    rows.append((_status(NO_DATA_SET), "Error: cannot understand", "the command has no data set"))
     return table(("Status", "Meaning", "When"), rows)
 
 

@@ -37,12 +37,16 @@ class Parcel:
 
 @dataclass(frozen=True)
 class SendResult:
-    """The outcome of one parcel. `status` is the DIMSE status, when there was one."""
+    """The outcome of one parcel. `status` is the DIMSE status, when there was one.
+
+    `class_refused` says of a rejected one that the receiver takes no object of its SOP Class.
+    """
 
     delivery_id: int
     verdict: Verdict
     status: int | None = None
     error: str | None = None
+    class_refused: bool = False
 
 
 class Sender(Protocol):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Self
 
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, _config
@@ -11,16 +12,37 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
 from dicom_node.status import is_retryable, is_stored
+from models.settings import DEFAULT_MAX_PDU, Settings
 
 log = logging.getLogger(__name__)
+
+_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.7
+
+MEDIUM: Final = 0x0000  # PS3.7 9.3.1.1, Priority
+
+# PS3.8 9.3.4: what to do about a rejection by (result, source, reason), where that is known.
+_ADVICE: Final[dict[tuple[int, int, int], str]] = {
+    (1, 1, 3): "allow our AE title there, or set delivery.calling_aet to one that is allowed",
+    (1, 1, 7): "its AE title is another one: correct ae_title of the destination",
+}
 
 
 @dataclass(frozen=True)
 class CStoreSender:
-    """Storage SCU under the AE title `calling_aet`; every wait ends after `timeout_seconds`."""
+    """Storage SCU under the AE title `calling_aet`; every wait ends after `timeout_seconds`.
+
+    `max_pdu` is the largest PDU that it receives, in bytes (PS3.8 D.1); 0: unlimited.
+    """
 
     calling_aet: str
     timeout_seconds: float
+    max_pdu: int = DEFAULT_MAX_PDU
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the sender that the settings describe."""
+        calling_aet = settings.delivery.calling_aet or settings.dicom.ae_title
+        return cls(calling_aet, settings.delivery.timeout_seconds, settings.dicom.max_pdu)
 
     def __post_init__(self) -> None:
         """Have pynetdicom stream files instead of decoding and encoding them again."""
@@ -50,8 +72,8 @@ class CStoreSender:
         for pair in sorted({(parcel.sop_class_uid, syntax) for parcel, syntax in syntaxes.items()}):
             ae.add_requested_context(*pair)
         try:
-            assoc = ae.associate(receiver.host, receiver.port, ae_title=receiver.ae_title)
-        except OSError as error:  # the name of the host does not resolve
+            assoc = self._associate(ae, receiver)
+        except OSError as error:
             message = f"{receiver.host} cannot be reached: {error.strerror}"
             yield from (
                 SendResult(parcel.delivery_id, Verdict.RETRY, error=message) for parcel in syntaxes
@@ -70,9 +92,11 @@ class CStoreSender:
         accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
         if (parcel.sop_class_uid, syntax) not in accepted:
             message = "the destination does not accept this SOP Class in this transfer syntax"
-            return SendResult(parcel.delivery_id, Verdict.REJECTED, error=message)
+            return SendResult(
+                parcel.delivery_id, Verdict.REJECTED, error=message, class_refused=True
+            )
         try:
-            answer = assoc.send_c_store(parcel.path)
+            answer = assoc.send_c_store(parcel.path, priority=MEDIUM)
         except (RuntimeError, ValueError, OSError) as error:
             return SendResult(parcel.delivery_id, Verdict.RETRY, error=str(error)[:400])
         if "Status" not in answer:
@@ -84,7 +108,7 @@ class CStoreSender:
         """C-ECHO the receiver."""
         ae = self.build_ae()
         ae.add_requested_context(Verification)
-        assoc = ae.associate(receiver.host, receiver.port, ae_title=receiver.ae_title)
+        assoc = self._associate(ae, receiver)
         if not assoc.is_established:
             return _why_not(assoc)
         try:
@@ -94,6 +118,12 @@ class CStoreSender:
         status = answer.get("Status")
         return None if status == 0 else f"C-ECHO was answered with {status}"
 
+    def _associate(self, ae: AE, receiver: Receiver) -> Association:
+        """Request an association. Raises OSError when the name of the host does not resolve."""
+        return ae.associate(  # the entity's own maximum is for associations that it accepts
+            receiver.host, receiver.port, ae_title=receiver.ae_title, max_pdu=self.max_pdu
+        )
+
     def build_ae(self) -> AE:
         """Return the application entity with this sender's title and limits."""
         ae = AE(ae_title=self.calling_aet)
@@ -101,19 +131,32 @@ class CStoreSender:
         ae.dimse_timeout = self.timeout_seconds
         ae.network_timeout = self.timeout_seconds
         ae.connection_timeout = self.timeout_seconds
+        ae.maximum_pdu_size = self.max_pdu
         return ae
 
 
 def _why_not(assoc: Association) -> str:
     if assoc.is_rejected:
-        return "the destination rejected the association: check the AE titles on both sides"
+        return f"the destination rejected the association ({_rejection(assoc)})"
     if assoc.is_aborted:
         return "the destination aborted the association or cannot be reached"
     return "the association ended"
+
+
+def _rejection(assoc: Association) -> str:
+    """Return result and reason as PS3.8 9.3.4 words them, and what to do about it."""
+    answer = assoc.acceptor.primitive
+    if answer is None:  # pragma: no cover  there is one once an association is rejected
+        return "no reason given"
+    key = (answer.result or 0, answer.result_source or 0, answer.diagnostic or 0)
+    words = f"{answer.result_str}: {answer.reason_str}"
+    return f"{words}; {_ADVICE[key]}" if key in _ADVICE else words
 
 
 def _judge(parcel: Parcel, status: int) -> SendResult:
     if is_stored(status):
         return SendResult(parcel.delivery_id, Verdict.SENT, status)
     verdict = Verdict.RETRY if is_retryable(status) else Verdict.REJECTED
-    return SendResult(parcel.delivery_id, verdict, status, f"C-STORE was answered 0x{status:04X}")
+    error = f"C-STORE was answered 0x{status:04X}"
+    refused = status == _CLASS_NOT_SUPPORTED
+    return SendResult(parcel.delivery_id, verdict, status, error, class_refused=refused)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom.config
+import pynetdicom.association
 import pynetdicom.dimse_messages
 import pytest
 from pynetdicom import _config
@@ -44,10 +45,12 @@ def _global_settings() -> Iterator[None]:
     values = pydicom.config.settings
     saved = (values.reading_validation_mode, values.writing_validation_mode)
     temporary = vars(pynetdicom.dimse_messages)["NamedTemporaryFile"]
+    services = vars(pynetdicom.association)["uid_to_service_class"]
     chunked = _config.STORE_RECV_CHUNKED_DATASET
     yield
     values.reading_validation_mode, values.writing_validation_mode = saved
     vars(pynetdicom.dimse_messages)["NamedTemporaryFile"] = temporary
+    vars(pynetdicom.association)["uid_to_service_class"] = services
     _config.STORE_RECV_CHUNKED_DATASET = chunked
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt, sop_class
 from pynetdicom.acse import APPLICATION_CONTEXT_NAME
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.events import Event
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
@@ -27,13 +25,14 @@ from pynetdicom.pdu_primitives import (
     UserIdentityNegotiation,
 )
 from pynetdicom.presentation import build_context
-from senders import CR, associate, encoded, store_request
+from senders import CR, associate
 
 from dicom_node.conformance import tables
 from dicom_node.conformance.parameters import association_limits
 from dicom_node.contexts import ACCEPTED, STORAGE_SYNTAXES
 from dicom_node.senders.base import Parcel, Receiver, Verdict
 from dicom_node.senders.cstore import CStoreSender
+from models.identity import MADE_CLASSES
 
 Listen = Callable[..., "RunningListener"]  # noqa: F821  a fixture of conftest.py
 _REJECTED, _ACCEPTED = 0x03, 0x02  # PDU types, PS3.8 9.3
@@ -169,47 +168,6 @@ def test_negotiation_items_are_not_answered(listen: Listen) -> None:
     assoc.release()
 
 
-def _send(assoc: Association, sop_class_uid: str, data: bytes | None) -> int | None:
-    """C-STORE in the first context whatever the class; None as data: without a data set."""
-    request = store_request(sop_class_uid, "1.2.9", data or b"")
-    message = C_STORE_RQ()
-    message.primitive_to_message(request)
-    message.context_id = assoc.accepted_contexts[0].context_id
-    if data is None:
-        message.command_set.CommandDataSetType = 0x0101  # PS3.7 9.3.1.1
-        message._set_command_group_length()
-    assoc._reactor_checkpoint.clear()
-    while not assoc._is_paused:
-        time.sleep(0.001)
-    try:
-        for pdu in message.encode_msg(message.context_id or 1, 16382):
-            assoc.dul.send_pdu(pdu)
-        _, answer = assoc.dimse.get_msg(block=True)
-    finally:
-        assoc._reactor_checkpoint.set()
-    return None if answer is None else int(answer.Status)
-
-
-def test_a_command_without_a_data_set_gets_the_listed_status(listen: Listen) -> None:
-    node = listen()
-    with associate(node.port) as assoc:
-        assert _send(assoc, CR, None) == tables.NO_DATA_SET
-        assert assoc.is_established
-    assert node.spooled == []
-
-
-def test_the_class_of_the_command_is_not_compared_with_the_context(listen: Listen) -> None:
-    node = listen()
-    mr = "1.2.840.10008.5.1.4.1.1.4"
-    with associate(node.port) as assoc:
-        ds = chest_dataset(SOPClassUID=mr, SOPInstanceUID="1.2.9", PatientID="P1")
-        assert _send(assoc, mr, encoded(ds)) == 0x0000
-    assert len(node.spooled) == 1
-    with associate(node.port) as assoc:
-        assert _send(assoc, "1.2.3.4", encoded(ds)) is None
-    assert len(node.spooled) == 1
-
-
 def test_who_may_not_store_may_verify(listen: Listen) -> None:
     node = listen(store_calling_aets=["FRIEND"])
     assert CStoreSender("PACS", 10).echo(Receiver("node", "NODE", "127.0.0.1", node.port)) is None
@@ -231,10 +189,12 @@ class _Receiver:
         self.proposed: set[tuple[str, tuple[str, ...]]] = set()
         self.extended: list[object] = []
         self.priorities: set[int] = set()
+        self.maximum_lengths: set[int | None] = set()
 
     def requested(self, event: Event) -> None:
         requestor = event.assoc.requestor
         self.extended += requestor.extended_negotiation
+        self.maximum_lengths.add(requestor.maximum_length)
         self.proposed |= {
             (str(cx.abstract_syntax), tuple(map(str, cx.transfer_syntax)))
             for cx in requestor.requested_contexts
@@ -270,11 +230,13 @@ def _parcel(number: int, ds: Dataset, folder: Path) -> Parcel:
 
 
 def test_the_sender_proposes_what_is_listed(tmp_path: Path) -> None:
-    made = (segmentations()[0], reports()[0])
+    made = [segmentations()[0], reports()[0]]
+    others = sorted(MADE_CLASSES - {str(ds.SOPClassUID) for ds in made})
+    made += [chest_dataset(SOPClassUID=uid, SOPInstanceUID=f"{uid}.1") for uid in others]
     parcels = [_parcel(number, ds, tmp_path) for number, ds in enumerate(made)]
     sender = CStoreSender("NODE", 10)
     with _receiver() as (seen, receiver):
-        assert [it.verdict for it in sender.send(receiver, parcels)] == [Verdict.SENT] * 2
+        assert [it.verdict for it in sender.send(receiver, parcels)] == [Verdict.SENT] * len(made)
         assert sender.echo(receiver) is None
     listed = tables.proposed_contexts()
     assert len(seen.proposed) == len(listed.splitlines()) - 2
@@ -282,4 +244,48 @@ def test_the_sender_proposes_what_is_listed(tmp_path: Path) -> None:
         named = ", ".join(tables.name_of(UID(it)) for it in syntaxes)
         assert f"| `{abstract}` | {named} | SCU | none |" in listed
     assert seen.extended == []
-    assert seen.priorities == {2}  # LOW, PS3.7 9.3.1.1
+    assert seen.priorities == {0x0000}  # MEDIUM, PS3.7 9.3.1.1
+
+
+@pytest.mark.parametrize("max_pdu", [1 << 16, 1 << 20, 0])
+def test_both_entities_offer_the_pdu_of_the_setting(
+    listen: Listen, tmp_path: Path, max_pdu: int
+) -> None:
+    node = listen(max_pdu=max_pdu)
+    parcel = _parcel(1, reports()[0], tmp_path)
+    with _receiver() as (seen, receiver):
+        (result,) = CStoreSender.of(node.settings).send(receiver, [parcel])
+    assert (result.verdict, seen.maximum_lengths) == (Verdict.SENT, {max_pdu})
+    with associate(node.port) as assoc:
+        assert assoc.acceptor.maximum_length == max_pdu
+    limits = association_limits(node.settings)
+    assert f"| Largest PDU received, bytes | {max_pdu} | {max_pdu} |" in limits
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "advice"),
+    [
+        (
+            {"allowed_calling_aets": ["FRIEND"]},
+            "Rejected Permanent: Calling AE title not recognised",
+            "delivery.calling_aet",
+        ),
+        (
+            {"require_called_aet": True, "ae_title": "OTHER"},
+            "Rejected Permanent: Called AE title not recognised",
+            "ae_title of the destination",
+        ),
+        ({"min_free_bytes": 1 << 60}, "Rejected Transient: Temporary congestion", ""),
+    ],
+)
+def test_a_rejection_is_a_retry_that_names_its_reason(
+    listen: Listen, tmp_path: Path, settings: dict[str, Any], words: str, advice: str
+) -> None:
+    """The same words come from `dicom-node check`, which is the C-ECHO below."""
+    receiver = Receiver("pacs", "NODE", "127.0.0.1", listen(**settings).port)
+    sender = CStoreSender("PACS", 10)
+    (result,) = sender.send(receiver, [_parcel(1, reports()[0], tmp_path)])
+    assert result.verdict is Verdict.RETRY
+    assert result.error == sender.echo(receiver)
+    assert words in (result.error or "")
+    assert advice in (result.error or "")

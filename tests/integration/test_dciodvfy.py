@@ -15,6 +15,7 @@ from worker.equipment import to_bytes
 from worker.measurements import measure
 from worker.report import build_report
 from worker.report_groups import ReportImage
+from worker.secondary_capture import build_secondary_capture
 from worker.segmentation import build_segmentation
 from worker.types import (
     CAVEAT_SENTENCES,
@@ -39,12 +40,18 @@ SOURCES: dict[str, dict[str, Any]] = {
         "SpecificCharacterSet": ["", "ISO 2022 IR 87"],
         "PatientName": "Yamada^Tarou=山田^太郎",
     },
+    "lossy, clean": {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": 8,
+        "LossyImageCompressionMethod": "ISO_10918_1",
+        "BurnedInAnnotation": "NO",
+    },
     "no identity": {"PatientID": None, "PatientName": None, "AccessionNumber": None},
 }
 
 
-def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path]:
-    """Write SEG and SR (revision 2, with a predecessor) of one source; return their paths."""
+def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path, Path]:
+    """Write SEG, SR (revision 2, with a predecessor) and SC of one source; return their paths."""
     stated = "PatientOrientation" not in attributes
     image = chest_image(
         ds=chest_dataset(**attributes),
@@ -66,8 +73,9 @@ def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path]:
     report_image = ReportImage.of(analysed, seg)
     first = build_report([report_image], object_context(), 1)
     second = build_report([report_image], object_context(), 2, first, UNANALYSED)
-    paths = folder / "a.seg.dcm", folder / "a.sr.dcm"
-    for path, ds in zip(paths, (seg, second), strict=True):
+    capture = build_secondary_capture(analysed, object_context())
+    paths = folder / "a.seg.dcm", folder / "a.sr.dcm", folder / "a.sc.dcm"
+    for path, ds in zip(paths, (seg, second, capture), strict=True):
         path.write_bytes(to_bytes(ds))
     return paths
 
@@ -83,7 +91,7 @@ def _run(program: Path, *arguments: Path | str) -> tuple[int, str]:
 def test_dciodvfy_finds_no_error(source: str, tmp_path: Path, dcmtk: Callable[[str], Path]) -> None:
     for path in _objects(tmp_path, SOURCES[source]):
         _, said = _run(dcmtk("dciodvfy"), path)
-        assert re.search(r"^(Segmentation|Comprehensive3DSR)$", said, re.MULTILINE), said
+        assert re.search(r"^(Segmentation|Comprehensive3DSR|SCImage)$", said, re.MULTILINE), said
         assert not re.findall(r"^Error.*", said, re.MULTILINE)
 
 
@@ -91,7 +99,7 @@ def test_dciodvfy_finds_no_error(source: str, tmp_path: Path, dcmtk: Callable[[s
 def test_dsrdump_reads_the_report(
     source: str, tmp_path: Path, dcmtk: Callable[[str], Path]
 ) -> None:
-    _, report = _objects(tmp_path, SOURCES[source])
+    _, report, _ = _objects(tmp_path, SOURCES[source])
     code, said = _run(dcmtk("dsrdump"), "+Pl", report)  # long texts in full
     assert code == 0
     assert "Imaging Measurement Report" in said

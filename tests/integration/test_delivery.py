@@ -142,6 +142,28 @@ def test_out_of_resources_is_tried_again_later_and_in_the_end_dead(
     assert row.error == f"C-STORE was answered 0x{status:04X}"
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_pacs_that_learns_our_ae_title_gets_everything(
+    bench: Bench, storage_scp: StoragePacs, *, given_up: bool
+) -> None:
+    """A permanent rejection of the association waits like an outage, and says what to correct."""
+    deliverer = bench.deliverer(storage_scp.port)
+    storage_scp._ae.require_calling_aet = ["SOMEBODY"]
+    for _ in range(3 if given_up else 1):
+        bench.make_due()
+        deliverer.step()
+    row = bench.rows()["seg"]
+    assert row.state is (DeliveryState.DEAD if given_up else DeliveryState.DUE)
+    assert "Rejected Permanent: Calling AE title not recognised" in (row.error or "")
+    storage_scp._ae.require_calling_aet = ["NODE"]  # the administrator of the PACS corrects it
+    if given_up:
+        assert retry(bench.database) == 1
+    bench.make_due()
+    deliverer.step()
+    deliverer.step()
+    assert {row.state for row in bench.rows().values()} == {DeliveryState.SENT}
+
+
 @pytest.mark.parametrize("status", [0xA900, 0xC000, 0xC123, 0x0122, 0x0124])
 def test_what_will_never_be_taken_is_not_tried_again(bench: Bench, status: int) -> None:
     with _scp(lambda _: status) as port:

@@ -1,4 +1,4 @@
-"""The annex of the statement against real SEG and SR objects, both ways.
+"""The annex of the statement against real SEG, SR and SC objects, both ways.
 
 A failure names what the object has and the annex lacks, or the other way round: correct
 dicom_node/conformance/objects.toml or codes.toml, then write docs/conformance.md anew.
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from objects import reports, segmentations
+from objects import captures, reports, segmentations
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -37,6 +37,7 @@ _CODE = {"CodeValue", "LongCodeValue", "CodingSchemeDesignator", "CodeMeaning"}
 _NUMBER_OF = {
     "`objects.seg_series_number`": ObjectSettings().seg_series_number,
     "`objects.sr_series_number`": ObjectSettings().sr_series_number,
+    "`objects.sc_series_number`": ObjectSettings().sc_series_number,
 }
 _READERS = {
     "identity, when it is received": ["dicom_node/header.py"],
@@ -94,13 +95,13 @@ def _values(made: Sequence[Dataset]) -> tuple[dict[Keywords, list[object]], dict
     return values, parents
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "report"])
+@pytest.mark.parametrize("kind", ["segmentation", "report", "capture"])
 def test_attributes_are_those_of_the_objects(kind: str) -> None:
-    annex = objects()
-    rows = (*annex.common, *(annex.segmentation if kind == "segmentation" else annex.report))
+    rows = (*objects().common, *getattr(objects(), kind))
     listed = _paths(rows)
     listed.pop(("PixelData",), None)  # the objects under test come without
-    values, parents = _values(segmentations() if kind == "segmentation" else reports())
+    made = {"segmentation": segmentations, "report": reports, "capture": captures}[kind]
+    values, parents = _values(made())
     assert listed.keys() == values.keys()
     for path, row in listed.items():
         assert (path, row.presence) == (path, _presence(values[path], parents[path[:-1]]))
@@ -211,7 +212,9 @@ def _worker_codes() -> set[tuple[tuple[str, str], str]]:
 
 
 def test_codes_are_those_of_the_objects_and_of_the_worker() -> None:
-    written = {code for made in (*segmentations(), *reports()) for code in _all_codes(made)}
+    written = {
+        code for made in (*segmentations(), *reports(), *captures()) for code in _all_codes(made)
+    }
     listed = set(codes().items())
     reasons = set(reason_codes().items())
     assert listed - written - _worker_codes() == set()
@@ -226,7 +229,7 @@ def test_reasons_have_the_codes_of_the_worker(reason: Reason) -> None:
 
 
 def test_made_objects_have_the_listed_classes_and_syntax() -> None:
-    made = (*segmentations(), *reports())
+    made = (*segmentations(), *reports(), *captures())
     assert {str(ds.SOPClassUID) for ds in made} == MADE_CLASSES
     assert {ds.file_meta.TransferSyntaxUID for ds in made} == {MADE_SYNTAX}
 

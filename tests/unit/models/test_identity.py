@@ -48,5 +48,17 @@ def test_own_objects_are_known(
     assert is_own_object(manufacturer, model, seg, uid, root) is own
 
 
+@pytest.mark.parametrize(
+    ("manufacturer", "model", "own"), [(MANUFACTURER, NODE_MODEL_NAME, True), ("", "", False)]
+)
+def test_a_capture_is_known_by_its_equipment_not_by_the_root(
+    manufacturer: str,
+    model: str,
+    own: bool,  # noqa: FBT001  a table
+) -> None:
+    capture = "1.2.840.10008.5.1.4.1.1.7"
+    assert is_own_object(manufacturer, model, capture, "1.2.3", "1.2") is own
+
+
 def test_a_radiograph_below_the_configured_root_is_not_ours() -> None:
     assert not is_own_object("", "", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", "1.2")

@@ -4,11 +4,12 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from builders import analysed_image, chest_image, chest_pixels, lung_masks
+from builders import analysed_image, chest_dataset, chest_image, chest_pixels, lung_masks
+from numpy.typing import NDArray
 from PIL import Image
 
-from worker.capture import display_png, overlay_png
-from worker.types import Orientation
+from worker.capture import display_png, overlay_png, statement_pixels
+from worker.types import Caveat, ModelIdentity, Orientation
 
 
 def _open(png: bytes) -> Image.Image:
@@ -71,3 +72,51 @@ def test_no_opacity_paints_nothing_orange() -> None:
     picture = np.asarray(_open(overlay_png(analysed_image(masks=empty)))).astype(int)
     body = picture[:760]
     assert (np.abs(body - (213, 94, 0)).sum(axis=2) < 60).sum() == 0
+
+
+def _strips(pixels: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the heights of the strips above and below the picture, by the left edge."""
+    is_strip = (pixels[:, 0] == (24, 27, 31)).all(axis=1)
+    above, below = int(np.argmin(is_strip)), int(np.argmin(is_strip[::-1]))
+    assert not is_strip[above : len(pixels) - below].any()
+    return above, below
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(128, 128), (256, 240), (3000, 2500)])
+def test_a_statement_has_words_above_and_below_the_overlay(rows: int, columns: int) -> None:
+    image = chest_image(ds=chest_dataset(pixels=chest_pixels(rows, columns)))
+    analysed = analysed_image(image)
+    pixels, overlay = statement_pixels(analysed), np.asarray(_open(overlay_png(analysed)))
+    above, below = _strips(pixels)
+    height, width = pixels.shape[0] - above - below, pixels.shape[1]
+    assert max(height, width) >= 768
+    assert np.array_equal(pixels[above : above + height], overlay[:height])
+    for strip, lines in ((pixels[:above], 1), (pixels[-below:], 3)):
+        written = strip.max(axis=(1, 2)) > 150
+        assert np.diff(written.astype(int)).clip(0).sum() == lines
+        assert written.sum() > 0.015 * width * lines  # tall enough to read
+
+
+def test_caveats_have_a_line_of_their_own() -> None:
+    below = [
+        _strips(statement_pixels(analysed_image(caveats=caveats)))[1]
+        for caveats in ((), tuple(Caveat))
+    ]
+    assert below[0] < below[1]
+
+
+def test_words_fit_beside_a_narrow_picture_and_a_long_name() -> None:
+    image = chest_image(ds=chest_dataset(pixels=chest_pixels(1000, 250)))
+    model = ModelIdentity("n" * 64, "v" * 64, "0" * 64)
+    pixels = statement_pixels(analysed_image(image, model=model, caveats=tuple(Caveat)))
+    assert pixels.shape[1] == 480
+    assert (pixels[:, -10:] == (24, 27, 31)).all()  # nothing runs over the edge
+
+
+def test_a_statement_does_not_say_who_the_patient_is() -> None:
+    images = [
+        chest_image(ds=chest_dataset(PatientName=name, PatientID=name, AccessionNumber=name))
+        for name in ("Doe^Jane", "Roe^Richard")
+    ]
+    first, second = (statement_pixels(analysed_image(image)) for image in images)
+    assert np.array_equal(first, second)
