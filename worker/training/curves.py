@@ -23,6 +23,7 @@ Kind = Literal["opacity", "normal", "lungs"]
 THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
 CROSS_VALIDATION: Final = "cross_validation.json"
 NORMALS_P90: Final = 10.0  # percent: the most that nine of ten normal pictures may show
+EQUAL_DICE: Final = 0.005  # a tenth of what the folds' interval spans to one side
 ALARM_PERCENT: Final = 5.0  # a normal picture above it counts as a false alarm
 _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 
@@ -256,8 +257,10 @@ def _of(values: NDArray[Any], figure: Callable[[NDArray[Any]], Any]) -> float | 
 def choose(points: Sequence[OperatingPoint], normals_p90: float = NORMALS_P90) -> OperatingPoint:
     """Return the best pooled Dice among the points whose normals stay within the bound.
 
-    Where none does, the one with the lowest 90th percentile of the normals is returned with
-    `bound_missed`. Without normals the best Dice is taken: `normals` says that it is unchecked.
+    Points within 0.005 of the best are as good as it: the folds cannot tell them apart. Of those,
+    the one whose percentage is least biased is returned. Where no point is within the bound, the
+    one with the lowest 90th percentile of the normals is returned with `bound_missed`. Without
+    normals the best Dice is taken: `normals` says that it is unchecked.
     Raises ValueError when no opacity was read.
     """
     if not points or points[0].dice_pooled is None:
@@ -265,9 +268,11 @@ def choose(points: Sequence[OperatingPoint], normals_p90: float = NORMALS_P90) -
         raise ValueError(msg)
     within = [p for p in points if p.normals_p90 is None or p.normals_p90 <= normals_p90]
     if within:
-        return max(within, key=lambda point: point.dice_pooled or 0.0)
-    best = min(points, key=lambda point: (point.normals_p90 or 0.0, -(point.dice_pooled or 0.0)))
-    return replace(best, bound_missed=True)
+        best = max(point.dice_pooled or 0.0 for point in within)
+        equal = [p for p in within if best - (p.dice_pooled or 0.0) <= EQUAL_DICE]
+        return min(equal, key=lambda p: (abs(p.percent_bias or 0.0), -(p.dice_pooled or 0.0)))
+    least = min(points, key=lambda point: (point.normals_p90 or 0.0, -(point.dice_pooled or 0.0)))
+    return replace(least, bound_missed=True)
 
 
 def plot_trade_off(

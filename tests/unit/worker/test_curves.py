@@ -160,6 +160,17 @@ def test_the_choice_is_the_best_dice_within_the_bound() -> None:
     assert choose(points, normals_p90=1.0) == replace(points[2], bound_missed=True)
 
 
+def test_among_equally_good_thresholds_the_least_bias_decides() -> None:
+    low, middle, high = (point(0.1, 0.740, 9.0), point(0.2, 0.736, 5.0), point(0.3, 0.734, 2.0))
+    points = [
+        replace(low, percent_bias=5.0),
+        replace(middle, percent_bias=-1.0),
+        replace(high, percent_bias=0.0),
+    ]
+    assert choose(points) == points[1]  # the third is unbiased, and worse by more than 0.005
+    assert choose([replace(it, percent_bias=None) for it in points]).threshold == 0.1
+
+
 def test_the_choice_without_normals_is_the_best_dice() -> None:
     assert choose([point(0.3, 0.6, None), point(0.5, 0.7, None)]).threshold == 0.5
 
