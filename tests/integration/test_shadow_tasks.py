@@ -244,11 +244,9 @@ def test_a_worker_loads_what_it_works_for(
     models = LoadedModels(settings, runtime.store)
     models.load_all()
     assert set(models._models) == loaded
-    assert what_is_installed(settings) == {
-        "models": ["unet", "unet-next"],
-        "serves": serves,
-        "problem": None,
-    }
+    installed = what_is_installed(settings)
+    assert {"unet", "unet-next"} <= set(installed["models"])
+    assert (installed["serves"], installed["problem"]) == (serves, None)
 
 
 def test_a_bundle_folder_that_is_broken_is_told_not_raised(tmp_path: Path) -> None:
