@@ -110,32 +110,29 @@ def add_analysis(
             caveats=[AnalysisCaveat(caveat=name) for name in caveats],
             **_numbers(percent, severity),
         )
-        segmentation = Artifact(
-            kind=ArtifactKind.SEG,
-            analysis=analysis,
-            sop_class_uid=SEG,
-            sop_instance_uid=random_uid(),
-            storage_key=secrets.token_hex(16),
-            sha256="0" * 64,
-            size_bytes=1,
-        )
+        segmentation = _artifact(ArtifactKind.SEG, SEG)
+        segmentation.analysis = analysis
         session.add(segmentation)
         session.flush()
         return analysis.id, segmentation.id
 
 
+def _artifact(kind: ArtifactKind, sop_class_uid: str) -> Artifact:
+    return Artifact(
+        kind=kind,
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=random_uid(),
+        storage_key=secrets.token_hex(16),
+        sha256="0" * 64,
+        size_bytes=1,
+    )
+
+
 def add_capture(database: Database, analysis_id: int) -> int:
     """Add the Secondary Capture of an analysis and return the artifact's id."""
     with database.write() as session:
-        capture = Artifact(
-            kind=ArtifactKind.SC,
-            analysis_id=analysis_id,
-            sop_class_uid=SC,
-            sop_instance_uid=random_uid(),
-            storage_key=secrets.token_hex(16),
-            sha256="0" * 64,
-            size_bytes=1,
-        )
+        capture = _artifact(ArtifactKind.SC, SC)
+        capture.analysis_id = analysis_id
         session.add(capture)
         session.flush()
         return capture.id

@@ -121,4 +121,12 @@ def predict(
     if not mirrored:
         return network(tensor).float().sigmoid()[0]  # type: ignore[no-any-return]  # a Module's call
     plain, turned = network(torch.cat([tensor, tensor.flip(-1)])).float().sigmoid()
-    return 0.5 * (plain + turned.flip(-1)[[1, 0, 2]])  # type: ignore[no-any-return]  # the same
+    return mirror_mean(plain, turned)
+
+
+def mirror_mean(plain: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
+    """Return the mean of (..., 3, rows, columns) and of what was found in the mirror image.
+
+    The latter is turned back; left and right lung change places in a mirror.
+    """
+    return 0.5 * (plain + turned.flip(-1)[..., [1, 0, 2], :, :])

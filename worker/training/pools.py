@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from worker.errors import RecipeError
+from worker.network import mirror_mean
 from worker.preprocess import standardise
 from worker.training.cases import Case, apart_from, held_out
 from worker.training.config import Pool, Stage, TrainConfig
@@ -43,8 +44,9 @@ class Teacher:
                 images, size=self.size, mode="bilinear", align_corners=False, antialias=True
             )
             plain = self.network(fitted).float().sigmoid()
-            mirrored = self.network(fitted.flip(-1)).float().sigmoid().flip(-1)[:, [1, 0, 2]]
-            parts.append(functional.interpolate(0.5 * (plain + mirrored), shape, mode="bilinear"))
+            turned = self.network(fitted.flip(-1)).float().sigmoid()
+            mean = mirror_mean(plain, turned)
+            parts.append(functional.interpolate(mean, shape, mode="bilinear"))
         return torch.cat(parts)
 
 

@@ -7,6 +7,7 @@ published weights of EfficientNet-Lite0, in torch's format. Nothing is downloade
 import re
 from hashlib import sha256
 from importlib.resources import files
+from io import BytesIO
 from typing import Final
 
 import torch
@@ -51,6 +52,5 @@ def _read() -> dict[str, torch.Tensor]:
     if sha256(content).hexdigest() != _SHA256:
         msg = f"{file} is not the published file: install {PACKAGE} anew."
         raise RecipeError(msg)
-    with file.open("rb") as stream:
-        weights: dict[str, torch.Tensor] = torch.load(stream, weights_only=True)
+    weights: dict[str, torch.Tensor] = torch.load(BytesIO(content), weights_only=True)
     return weights
