@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from models.reasons import Reason
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker import gate, header, pixels
 from worker.errors import NotAnalysable
 from worker.image_gate import LungShape, check_lungs, doubt_caveats, lung_caveats

@@ -15,8 +15,9 @@ from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
 from models.files import keep_files_private
 from models.log import set_up_logging
+from models.sections import DestinationSettings
 from models.session import Database
-from models.settings import DestinationSettings, Settings, load_settings
+from models.settings import Settings, load_settings
 
 _USAGE = 2
 

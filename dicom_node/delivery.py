@@ -22,8 +22,9 @@ from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.delivery import Delivery, Destination
 from models.result import Artifact, ReportedAnalysis
+from models.sections import DeliverySettings
 from models.session import Database
-from models.settings import DeliverySettings, Settings
+from models.settings import Settings
 from models.states import ArtifactKind, DeliveryState
 
 log = logging.getLogger(__name__)

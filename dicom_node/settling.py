@@ -16,7 +16,8 @@ from models.imaging import Instance, Series, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
 from models.result import Artifact, ReportedAnalysis, newest_analyses
-from models.settings import DispatchSettings, Settings
+from models.sections import DispatchSettings
+from models.settings import Settings
 from models.states import (
     ArtifactKind,
     DeliveryState,

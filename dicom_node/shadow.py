@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from models.job import SHADOW, Job
 from models.result import Analysis
-from models.settings import ShadowSettings
+from models.sections import ShadowSettings
 from models.states import JobKind
 
 

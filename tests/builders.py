@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from models.identity import make_uid
-from models.settings import AnalysisSettings, ObjectSettings
+from models.sections import AnalysisSettings, ObjectSettings
 from worker.equipment import ObjectContext
 from worker.header import normalised_header
 from worker.measurements import measure

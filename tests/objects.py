@@ -20,7 +20,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from models.reasons import Reason
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker.equipment import to_bytes
 from worker.measurements import measure
 from worker.report import build_report

@@ -13,7 +13,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.sr.codedict import codes
 
 from models.identity import DEVICE_SERIAL_NUMBER, MANUFACTURER, NODE_MODEL_NAME, make_uid
-from models.settings import ObjectSettings
+from models.sections import ObjectSettings
 from worker.types import ModelIdentity
 
 _NO_DATE = datetime(1970, 1, 1)  # noqa: DTZ001  DICOM times of the source have no zone

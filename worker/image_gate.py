@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from models.reasons import Reason
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker.errors import NotAnalysable
 from worker.preprocess import Prepared
 from worker.types import Caveat, LungMasks, Mask

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from models.settings import AnalysisSettings, Settings
+from models.sections import AnalysisSettings
+from models.settings import Settings
 from worker.errors import NotAnalysable
 from worker.header import data_set_sha256
 from worker.image_gate import (

@@ -12,7 +12,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
 from dicom_node.status import is_retryable, is_stored
-from models.settings import DEFAULT_MAX_PDU, Settings
+from models.sections import DEFAULT_MAX_PDU
+from models.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pytest
 from builders import DX, analysed_image, chest_dataset, chest_image, lung_masks, object_context
 
 from models.reasons import SENTENCES, Reason
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker.equipment import to_bytes
 from worker.measurements import measure
 from worker.report import build_report

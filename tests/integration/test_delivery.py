@@ -23,8 +23,9 @@ from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.delivery import Delivery, Destination
 from models.result import Artifact
+from models.sections import DeliverySettings, DestinationSettings
 from models.session import Database
-from models.settings import DeliverySettings, DestinationSettings, Settings, load_settings
+from models.settings import Settings, load_settings
 from models.states import DeliveryState, InstanceState
 
 

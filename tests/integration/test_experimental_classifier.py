@@ -15,7 +15,8 @@ from sqlalchemy import select
 from models.imaging import Study
 from models.job import Job
 from models.result import Analysis, Artifact
-from models.settings import AnalysisSettings, Settings, load_settings
+from models.sections import AnalysisSettings
+from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobKind
 from worker import tasks
 from worker.celery_app import make_runtime

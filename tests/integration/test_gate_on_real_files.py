@@ -18,7 +18,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from models.reasons import Reason
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker import header, pixels
 from worker.errors import NotAnalysable
 from worker.inference import Segmenter

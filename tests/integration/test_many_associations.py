@@ -16,8 +16,9 @@ from sqlalchemy import func, select
 from dicom_node.listener import Listener
 from models.imaging import Instance
 from models.job import Job
+from models.sections import DicomSettings
 from models.session import METADATA, Database
-from models.settings import DicomSettings, Settings
+from models.settings import Settings
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from dicom_node.cli import cli as node_cli
 from models.reasons import Reason
-from models.settings import DestinationSettings, Settings, load_settings
+from models.sections import DestinationSettings
+from models.settings import Settings, load_settings
 from models.states import DeliveryState, InstanceState, JobState, StudyState
 from worker.cli import main as worker_cli
 

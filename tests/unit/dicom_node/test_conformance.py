@@ -20,13 +20,8 @@ from dicom_node.senders.cstore import CStoreSender, _judge
 from dicom_node.status import STORE_STATUS, store_status
 from models.identity import MADE_CLASSES
 from models.reasons import Reason
-from models.settings import (
-    DeliverySettings,
-    DicomSettings,
-    ObjectSettings,
-    Settings,
-    load_settings,
-)
+from models.sections import DeliverySettings, DicomSettings, ObjectSettings
+from models.settings import Settings, load_settings
 
 _STATEMENT = Path(__file__).resolve().parents[3] / "docs" / "conformance.md"
 _INTERNAL = {"delivery.poll_seconds", "delivery.lease_seconds"}  # nothing a peer could notice

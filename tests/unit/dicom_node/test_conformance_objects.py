@@ -27,7 +27,7 @@ from dicom_node.conformance.objects import (
 from dicom_node.conformance.tables import MADE_SYNTAX
 from models.identity import MADE_CLASSES
 from models.reasons import Reason
-from models.settings import ObjectSettings
+from models.sections import ObjectSettings
 from worker import codes as worker_codes
 from worker.segmentation import SEGMENTS
 from worker.types import Caveat

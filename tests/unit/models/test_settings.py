@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.settings import AnalysisSettings, ShadowSettings, load_settings
+from models.sections import AnalysisSettings, ShadowSettings
+from models.settings import load_settings
 
 RULES = [
     {"calling_aet": "ICU", "model": "bedside"},

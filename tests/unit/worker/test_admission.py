@@ -7,7 +7,7 @@ import pytest
 from builders import MODEL, chest_image, lung_masks
 
 from models.reasons import Reason
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker.errors import NotAnalysable
 from worker.inference import Reading
 from worker.pipeline import Admitted, admit, find_lungs

@@ -6,7 +6,7 @@ import torch
 from builders import lung_masks
 
 from models.reasons import Reason
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker.errors import NotAnalysable
 from worker.image_gate import (
     MIN_RATIO,

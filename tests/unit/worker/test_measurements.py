@@ -6,7 +6,7 @@ from builders import lung_masks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker.measurements import grade_zones, measure, severity_of
 from worker.types import (
     SIDES,

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from models.identity import PRIVATE_SCHEME
 from models.reasons import SENTENCES, Reason
-from models.settings import AnalysisSettings
+from models.sections import AnalysisSettings
 from worker.equipment import to_bytes
 from worker.measurements import measure
 from worker.report import build_report

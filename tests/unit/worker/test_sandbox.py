@@ -18,7 +18,8 @@ import pytest
 from builders import chest_dataset, chest_pixels, write_part10
 
 from models.reasons import Reason
-from models.settings import DecodeSettings, Settings
+from models.sections import DecodeSettings
+from models.settings import Settings
 from worker.errors import AnalysisFailed, NotAnalysable
 from worker.pixels import chest_image, decode_pixels
 from worker.sandbox import Sandbox
