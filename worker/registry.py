@@ -138,14 +138,14 @@ def find_bundle(name: str, search: Sequence[Path] = ()) -> Bundle:
     Raises BundleError when it is not installed, incomplete, a classifier, or not what its metadata
     says.
     """
-    bundle = _segmenter(_found(name, search))
+    bundle = _segmenter(_found(name, search, Bundle))
     bundle.verify()
     return bundle
 
 
 def find_classifier(name: str, search: Sequence[Path] = ()) -> ClassifierBundle:
     """Return the classifier of that name, as `find_bundle` does a segmenter."""
-    bundle = _found(name, search)
+    bundle = _found(name, search, ClassifierBundle)
     if not isinstance(bundle, ClassifierBundle):
         msg = f"Model {name} is a segmentation model and cannot be the experimental classifier."
         raise BundleError(msg)
@@ -197,11 +197,15 @@ def _all(search: Sequence[Path]) -> list[Bundle | ClassifierBundle]:
     return [found[name] for name in sorted(found)]
 
 
-def _found(name: str, search: Sequence[Path]) -> Bundle | ClassifierBundle:
+def _found(
+    name: str, search: Sequence[Path], wanted: type[Bundle | ClassifierBundle]
+) -> Bundle | ClassifierBundle:
+    """Return what is installed under that name, or say which of the wanted kind are."""
     for parent in (*search, BUNDLES):
         if (parent / name / METADATA).is_file() and Path(name).name == name:
             return _read(parent / name)
-    known = ", ".join(bundle.metadata.name for bundle in _all(search)) or "none"
+    names = (it.metadata.name for it in _all(search) if isinstance(it, wanted))
+    known = ", ".join(names) or "none"
     msg = f"Model {name!r} is not installed; installed: {known}."
     raise BundleError(msg)
 
