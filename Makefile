@@ -15,6 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUT ?=            # make demo INPUT=folder: your own DICOM files instead of phantoms
 OUT ?= demo-data
 ARGS ?=             # make up ARGS="--pacs ORTHANC@10.0.0.5:4242"
+JOBS ?= 2            # files of tests at once
 PYTEST ?=           # make test PYTEST="-k listener": further pytest arguments
 
 .PHONY: help
@@ -41,7 +42,7 @@ up: $(STAMP)  ## Run the node in ./data (ARGS="--pacs AET@HOST:PORT")
 
 .PHONY: test
 test: lint migrations-check  ## Every check of the gate
-	$(BIN)/pytest $(PYTEST)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
 .PHONY: lint
 lint: $(STAMP)  ## Format, lint, types, layers
@@ -71,6 +72,15 @@ docs: $(STAMP)  ## Draw docs/overlay.png anew from a phantom
 	  && $(BIN)/dicom-worker phantom --out "$$scratch/in" \
 	  && $(BIN)/dicom-worker analyse "$$scratch/in/PHANTOM-0001" --out "$$scratch/out" \
 	  && $(BIN)/python -c 'import sys; from PIL import Image; image = Image.open(sys.argv[1]).convert("RGB"); image.thumbnail((640, 760)); image.quantize(192).save("docs/overlay.png", optimize=True)' "$$scratch"/out/*.overlay.png
+
+# Debian's orthanc, orthanc-dicomweb, chromium and npm must be there; minutes. Not in the gate.
+.PHONY: ohif
+ohif: $(STAMP)  ## Open our objects in OHIF and draw docs/ohif.png anew
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
+	  && (cd "$$scratch" && npm pack --silent @ohif/app@3.12.10 && tar xzf ohif-app-*.tgz) \
+	  && $(PIP) install --quiet --target "$$scratch/python" playwright==1.65.2 \
+	  && PYTHONPATH="$$scratch/python:tests" $(BIN)/python tests/browser/ohif_screenshot.py \
+	     --ohif "$$scratch/package/dist" --out docs/ohif.png
 
 .PHONY: fmt
 fmt: $(STAMP)  ## Format and fix what ruff can fix

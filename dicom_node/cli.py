@@ -1,7 +1,6 @@
 """Composition root of the node: reads the settings once and hands every part what it needs."""
 
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,64 +12,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.errors import NodeError
 from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
+from dicom_node.operator_commands import patient, quarantine
+from dicom_node.options import common as _common
+from dicom_node.options import listing as _listing
+from dicom_node.options import open_database as _database
+from dicom_node.options import settings_of as _settings
 from models.files import keep_files_private
 from models.log import set_up_logging
 from models.sections import DestinationSettings
-from models.session import Database
-from models.settings import Settings, load_settings
+from models.settings import Settings
 
 _USAGE = 2
-
-Command = Callable[..., None]
-
-
-def _common(command: Command) -> Command:
-    """Add `--config` and `--data-dir`, which every command takes."""
-    for option in (
-        click.option(
-            "--data-dir",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Folder for spool, results and embedded database.",
-        ),
-        click.option(
-            "--config",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar="DICOM_NODE_CONFIG",
-            help="node.toml",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _listing(command: Command) -> Command:
-    """Add `--json` and `--csv`, which every listing command takes."""
-    for option in (
-        click.option("--csv", "form", flag_value=Format.CSV.value, help="CSV with a header line."),
-        click.option("--json", "form", flag_value=Format.JSON.value, help="One object per line."),
-    ):
-        command = option(command)
-    return command
-
-
-def _settings(config: Path | None, data_dir: Path | None) -> Settings:
-    try:
-        return load_settings(config, data_dir=data_dir)
-    except (ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from error
 
 
 def _serve(role: str) -> None:
     """Prepare a long-running process: its log, and files that only owner and group can read."""
     keep_files_private()
     set_up_logging(role)
-
-
-def _database(settings: Settings) -> Database:
-    """Open the database; its connections are closed when the command ends."""
-    database = Database(settings.effective_database_url)
-    click.get_current_context().call_on_close(database.dispose)
-    return database
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -269,7 +227,7 @@ def _utc(
 @click.option("--accession", "accession_number")
 @click.option("--study-uid", "study_instance_uid")
 @click.option("--min-percent", type=float, help="Total opacity at least this many percent.")
-@click.option("--state", help="analysed, not_analysed, failed, quarantined, queued, received")
+@click.option("--state", help="analysed, not_analysed, failed, withdrawn, queued, …")
 def results(
     config: Path | None,
     data_dir: Path | None,
@@ -375,6 +333,10 @@ def conformance(config: Path | None, data_dir: Path | None, out: TextIO) -> None
     from dicom_node.conformance.statement import render
 
     out.write(render(_settings(config, data_dir)))
+
+
+cli.add_command(quarantine)
+cli.add_command(patient)
 
 
 def main() -> None:

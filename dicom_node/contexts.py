@@ -16,9 +16,11 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
+    EncapsulatedPDFStorage,
     EnhancedSRStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
@@ -29,6 +31,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    KeyObjectSelectionDocumentStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -44,6 +47,8 @@ IMAGE_CLASSES: Final = (
 
 CAPTURES: Final = (SecondaryCaptureImageStorage,)  # analysed where a setting says so
 
+KEY_OBJECTS: Final = (KeyObjectSelectionDocumentStorage,)  # read: one may be a rejection note
+
 # What a PACS sends along when it routes whole studies, our own results among it.
 COMPANION_CLASSES: Final = (
     *CAPTURES,
@@ -51,6 +56,9 @@ COMPANION_CLASSES: Final = (
     EnhancedSRStorage,
     ComprehensiveSRStorage,
     Comprehensive3DSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    EncapsulatedPDFStorage,
+    *KEY_OBJECTS,
 )
 
 STORAGE_CLASSES: Final = IMAGE_CLASSES + COMPANION_CLASSES
@@ -91,6 +99,17 @@ STORE_ONLY: Final = (
 )
 
 STORAGE_SYNTAXES: Final = NATIVE + COMPRESSED + STORE_ONLY
+
+# Study Root Query/Retrieve Information Model: FIND, MOVE, GET (PS3.4 C.6.2)
+STUDY_ROOT_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
+STUDY_ROOT_MOVE: Final = UID("1.2.840.10008.5.1.4.1.2.2.2")
+STUDY_ROOT_GET: Final = UID("1.2.840.10008.5.1.4.1.2.2.3")
+
+# Accepted only where `query_retrieve.enabled` is on.
+QUERY_RETRIEVE: Final[dict[UID, tuple[UID, ...]]] = dict.fromkeys(
+    (STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET),
+    (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+)
 
 ACCEPTED: Final[dict[UID, tuple[UID, ...]]] = {
     Verification: (ExplicitVRLittleEndian, ImplicitVRLittleEndian),

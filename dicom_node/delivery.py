@@ -5,16 +5,20 @@ One thread per destination, so that a slow or hanging PACS keeps no other one wa
 
 import logging
 import os
-import random
 import socket
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
+from dicom_node.backoff import backoff
+from dicom_node.commitment.asking import Asker
+from dicom_node.commitment.reporting import Reporter
 from dicom_node.loop import run_loop
+from dicom_node.rejection import end_if_withdrawn
 from dicom_node.senders.base import Parcel, Receiver, Sender, SendResult, Verdict
 from dicom_node.senders.cstore import CStoreSender
 from dicom_node.settling import ENDED, plan_substitute
@@ -39,6 +43,7 @@ class Deliverer:
         self._settings: DeliverySettings = settings.delivery
         self._root: Path = settings.artifact_dir
         self._with_fallback = settings.destinations_by_captures("fallback")
+        self._with_commitment = settings.destinations_with_commitment
         self._database = database
         self._sender = sender
         self._destination_id = destination_id
@@ -122,6 +127,8 @@ class Deliverer:
             )
             for delivery_id in ids:
                 delivery = session.get_one(Delivery, delivery_id)
+                if end_if_withdrawn(session, delivery):
+                    continue
                 if delivery.state is DeliveryState.DUE and advance(
                     session,
                     delivery,
@@ -147,7 +154,8 @@ class Deliverer:
             delivery = session.get_one(Delivery, result.delivery_id)
             if delivery.state is not DeliveryState.SENDING or delivery.lease_owner != self._owner:
                 return  # the lease expired and somebody else has it now
-            self._advance(session, delivery, result)
+            to_commit = receiver.name in self._with_commitment
+            self._advance(session, delivery, result, to_commit=to_commit)
             if result.class_refused and receiver.name in self._with_fallback:
                 plan_substitute(session, delivery)
             artifact = delivery.artifact
@@ -164,7 +172,9 @@ class Deliverer:
         if result.verdict is not Verdict.SENT:
             log.warning("delivery %d: %s: %s", delivery.id, result.verdict.value, result.error)
 
-    def _advance(self, session: Session, delivery: Delivery, result: SendResult) -> None:
+    def _advance(
+        self, session: Session, delivery: Delivery, result: SendResult, *, to_commit: bool
+    ) -> None:
         common: dict[str, object] = {
             "lease_owner": None,
             "lease_until": None,
@@ -172,7 +182,10 @@ class Deliverer:
             "status": result.status,
         }
         if result.verdict is Verdict.SENT:
-            advance(session, delivery, DeliveryState.SENT, sent_at=utc_now(), **common)
+            pause = timedelta(seconds=self._settings.commitment_delay_seconds)
+            ask_at = utc_now() + pause if to_commit else None
+            common |= {"sent_at": utc_now(), "commitment_due_at": ask_at}
+            advance(session, delivery, DeliveryState.SENT, **common)
         elif result.verdict is Verdict.REJECTED:
             advance(session, delivery, DeliveryState.REJECTED, **common)
         elif delivery.attempts >= self._settings.max_attempts:
@@ -180,15 +193,6 @@ class Deliverer:
         else:
             due = utc_now() + timedelta(seconds=backoff(self._settings, delivery.attempts))
             advance(session, delivery, DeliveryState.DUE, next_attempt_at=due, **common)
-
-
-def backoff(settings: DeliverySettings, attempts: int) -> float:
-    """Return seconds to wait after `attempts` failures: doubling, capped, with ±50 % jitter.
-
-    Jitter is for senders that failed together: they must not come back together.
-    """
-    doubled = settings.backoff_seconds * 2.0 ** min(attempts - 1, 30)
-    return min(settings.backoff_cap_seconds, doubled) * random.uniform(0.5, 1.5)
 
 
 def synchronise_destinations(database: Database, settings: Settings) -> None:
@@ -229,21 +233,31 @@ def retry(database: Database, delivery_id: int | None = None) -> int:
         )
 
 
-def run(settings: Settings, database: Database, stop: threading.Event) -> None:
-    """Deliver to every enabled destination until `stop` is set."""
+def _steps(settings: Settings, database: Database) -> dict[str, Callable[[], bool]]:
+    """Return the step of every loop by name: sending, and Storage Commitment both ways."""
     sender = CStoreSender.of(settings)
     with database.read() as session:
-        ids = list(session.scalars(select(Destination.id).where(Destination.enabled)))
+        rows = session.scalars(select(Destination).where(Destination.enabled)).all()
+    steps: dict[str, Callable[[], bool]] = {}
+    for row in rows:
+        steps[f"deliver-{row.id}"] = Deliverer(settings, database, sender, row.id).step
+        if row.name in settings.destinations_with_commitment:
+            steps[f"commit-{row.id}"] = Asker(settings, database, row.id).step
+    provider = settings.commitment_provider
+    for peer in provider.peers if provider.enabled else ():
+        steps[f"report-{peer.ae_title}"] = Reporter(settings, database, peer).step
+    return steps
+
+
+def run(settings: Settings, database: Database, stop: threading.Event) -> None:
+    """Deliver to every enabled destination until `stop` is set."""
+    steps = _steps(settings, database)
     threads = [
         threading.Thread(
-            target=lambda key=key: run_loop(
-                Deliverer(settings, database, sender, key).step,
-                stop,
-                settings.delivery.poll_seconds,
-            ),
-            name=f"deliver-{key}",
+            target=lambda step=step: run_loop(step, stop, settings.delivery.poll_seconds),
+            name=name,
         )
-        for key in ids
+        for name, step in steps.items()
     ]
     for thread in threads:
         thread.start()

@@ -11,14 +11,18 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.identity_update import decide_updates
 from dicom_node.queue import JobQueue
 from dicom_node.recovery import recover_orphans
+from dicom_node.rejection import read_key_objects
 from dicom_node.settling import (
     delivered_studies,
     is_quiet,
     plan_deliveries,
+    plan_segmentations,
     quiet_studies,
     settle,
+    studies_whose_report_failed,
     studies_with_report,
 )
 from dicom_node.spool import Spool
@@ -52,7 +56,9 @@ class Dispatcher:
         self._sweep_orphans()
         # Publishing comes last: it alone needs the broker, and a broker that is away must not
         # keep the rest from moving.
-        moved = self._reap() + self._settle() + self._plan() + self._finish() + self._publish()
+        moved = read_key_objects(self._database, self._spool)
+        moved += decide_updates(self._database, self._settings)
+        moved += self._reap() + self._settle() + self._plan() + self._finish() + self._publish()
         return moved > 0
 
     def _publish(self) -> int:
@@ -160,7 +166,18 @@ class Dispatcher:
             with self._database.write() as session:
                 study = session.get_one(Study, study_id, with_for_update=True)
                 plan_deliveries(session, self._settings, study)
-        return len(ready)
+        return len(ready) + self._plan_without_report()
+
+    def _plan_without_report(self) -> int:
+        """Send the SEGs of studies whose report job is dead: no report is to hold them back."""
+        with self._database.read() as session:
+            ready = [study.id for study in studies_whose_report_failed(session)]
+        moved = 0
+        for study_id in ready:
+            with self._database.write() as session:
+                study = session.get_one(Study, study_id, with_for_update=True)
+                moved += plan_segmentations(session, self._settings, study)
+        return moved
 
     def _finish(self) -> int:
         with self._database.read() as session:

@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import text
 
+from dicom_node.commitment.associations import commitment_association
 from dicom_node.queue import JobQueue
 from dicom_node.senders.base import Receiver
 from dicom_node.senders.cstore import CStoreSender
 from dicom_node.spool import Spool
+from dicom_node.tls import days_left
 from migrations.schema import current_revision, newest_revision
 from models.session import Database
 from models.settings import Settings
+
+RENEWAL_DAYS: Final = 14.0  # a certificate that ends sooner is a finding
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ def check_spool(settings: Settings) -> str:
     spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
     spool.require_room()
     return f"{spool.free_bytes() / 2**30:.1f} GiB free"
+
+
+def check_certificate(settings: Settings) -> str:
+    """Return for how long our certificate is valid. Raises StartError when it cannot be used."""
+    left = days_left(settings.dicom.tls, as_server=settings.dicom.tls.port is not None)
+    if left < RENEWAL_DAYS:
+        msg = f"{settings.dicom.tls.certificate} ends in {left:.1f} days: renew it"
+        raise RuntimeError(msg)
+    return f"valid for {left:.0f} more days"
 
 
 def _check_workers(queue: JobQueue) -> str:
@@ -91,6 +104,12 @@ def _check_destination(sender: CStoreSender, receiver: Receiver) -> str:
     return "answers C-ECHO"
 
 
+def check_commitment(sender: CStoreSender, receiver: Receiver) -> str:
+    """Return a remark. Raises CommitmentPeerError when the receiver does not take the question."""
+    with commitment_association(sender, receiver):
+        return "offers Storage Commitment"
+
+
 def examine(settings: Settings, database: Database) -> list[Finding]:
     """Try every part once and return what was found, in the order of the data flow."""
     queue = JobQueue(settings.effective_broker_url)
@@ -102,10 +121,16 @@ def examine(settings: Settings, database: Database) -> list[Finding]:
         _try("workers", lambda: _check_workers(queue)),
         _try("models", lambda: _check_models(settings, queue)),
     ]
+    if settings.dicom.tls.certificate is not None:
+        findings.append(_try("certificate", lambda: check_certificate(settings)))
     for to in settings.destinations:
         receiver = Receiver(to.name, to.ae_title, to.host, to.port)
         name = f"destination {to.name}@{to.host}:{to.port}"
         findings.append(_try(name, partial(_check_destination, sender, receiver)))
+        if to.commitment:
+            findings.append(
+                _try(f"{name}, commitment", partial(check_commitment, sender, receiver))
+            )
     queue.close()
     return findings
 

@@ -7,7 +7,25 @@ NodeError
 │   ├── ClassNotStorableError  the context is none of the Storage Service Class
 │   ├── NotUnderstoodError     no data set, or one that cannot be read or has no usable identity
 │   └── NotAuthorisedError     this AE may not store
+├── CommitmentError        a message of Storage Commitment is refused (commitment/statuses.py)
+│   ├── MalformedCommitmentError      no Transaction UID, no instance, or values that are no UIDs
+│   ├── UnknownTransactionError       an answer to a question that was never asked
+│   ├── UnknownEventError, UnknownActionError, WrongSopInstanceError   not of the Push Model
+│   ├── CommitmentNotAuthorisedError  this AE may not ask, or has no address to answer to
+│   └── TooManyReferencesError        more instances in one question than the node takes
+├── CommitmentPeerError    no association for Storage Commitment; the message says why
+├── KeyObjectError         a stored key object cannot be read; it changes nothing
+├── QueryError             a C-FIND, C-MOVE or C-GET is answered with a failure (query/status.py)
+│   ├── IdentifierError           level, keys or values are none that the model has
+│   ├── IdentifierUnreadableError  the identifier cannot be parsed, or is too long to be
+│   ├── QueryNotAuthorisedError   this AE may not query
+│   ├── QueryOperationError       another operation or SOP Class than its presentation context's
+│   ├── UnknownDestinationError   the Move Destination is not configured
+│   ├── TooManyMatchesError       more than a limit of the settings allows
+│   └── QueryCancelledError       the peer said so, or is gone
 ├── BrokerError            the queue cannot be reached; jobs stay in the database
+├── OperatorError          a command of an operator cannot be carried out; the message says why
+├── LostRaceError          another process moved the same row first; look again
 └── StartError             the node cannot start; the message says what to do
 """
 
@@ -40,8 +58,92 @@ class NotAuthorisedError(StoreError):
     """The calling AE may associate but not store."""
 
 
+class CommitmentError(NodeError):
+    """Base of the reasons to refuse a message of Storage Commitment."""
+
+
+class MalformedCommitmentError(CommitmentError):
+    """The message lacks what it must have."""
+
+
+class UnknownTransactionError(CommitmentError):
+    """No question has this Transaction UID."""
+
+
+class UnknownEventError(CommitmentError):
+    """The Event Type ID is neither 1 nor 2."""
+
+
+class UnknownActionError(CommitmentError):
+    """The Action Type ID is not 1."""
+
+
+class WrongSopInstanceError(CommitmentError):
+    """The SOP Instance is not the well-known one of the service."""
+
+
+class CommitmentNotAuthorisedError(CommitmentError):
+    """The calling AE may not ask."""
+
+
+class TooManyReferencesError(CommitmentError):
+    """One question names too many instances."""
+
+
+class CommitmentPeerError(NodeError):
+    """A peer cannot be reached, or does not offer Storage Commitment in the wanted role."""
+
+
+class KeyObjectError(NodeError):
+    """A Key Object Selection Document is too large, too deep, broken, or names nothing."""
+
+
+class QueryError(NodeError):
+    """Base of the reasons to end a query or retrieve without success; free of patient data."""
+
+
+class IdentifierError(QueryError):
+    """The identifier does not match the SOP Class; `keyword` names the attribute at fault."""
+
+    def __init__(self, message: str, keyword: str) -> None:
+        super().__init__(message)
+        self.keyword = keyword
+
+
+class IdentifierUnreadableError(QueryError):
+    """The identifier is missing, cannot be parsed or is too long."""
+
+
+class QueryNotAuthorisedError(QueryError):
+    """The calling AE may associate but not query."""
+
+
+class QueryOperationError(QueryError):
+    """The operation or its SOP Class is not that of the presentation context."""
+
+
+class UnknownDestinationError(QueryError):
+    """No setting gives an address to this AE title."""
+
+
+class TooManyMatchesError(QueryError):
+    """More matches, or files to open, than one request may have."""
+
+
+class QueryCancelledError(QueryError):
+    """C-CANCEL came, or the association ended."""
+
+
 class BrokerError(NodeError):
     """The broker does not answer."""
+
+
+class OperatorError(NodeError):
+    """What an operator asked for does not fit what the rows say."""
+
+
+class LostRaceError(NodeError):
+    """Another process moved the row between our look and our change."""
 
 
 class StartError(NodeError):

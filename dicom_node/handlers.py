@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from pynetdicom.events import Event
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.access import AllowList, address_of
 from dicom_node.contexts import STORAGE_CLASSES
 from dicom_node.errors import (
     ClassNotStorableError,
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # PS3.8 9.3.4: rejected transient, by the provider (presentation), temporary congestion
 CONGESTED: Final = (0x02, 0x03, 0x01)
+# PS3.8 9.3.4: rejected permanent, by the user, calling AE title not recognised
+CALLING_AET_UNKNOWN: Final = (0x01, 0x01, 0x03)
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,24 @@ class Handlers:
     reception: Reception
 
     def on_requested(self, event: Event) -> None:
-        """Reject an association as congested while the spool is below its floor."""
+        """Reject an AE title from an address not its own, and everybody while the disk is full."""
+        peer = _peer(event)
+        if not AllowList.of(self.settings.dicom).admits_as(
+            peer.calling_aet, event.assoc.requestor.address
+        ):
+            self._reject(event, CALLING_AET_UNKNOWN, "address_not_of_ae")
+            return
         try:
             self.spool.require_room()
         except SpoolFullError as error:
             log.error("association rejected: %s", error)  # noqa: TRY400  no traceback wanted
-            event.assoc.acse.send_reject(*CONGESTED)
-            event.assoc.is_rejected = True
-            self._audit(event, AuditAction.ASSOCIATION_REJECTED, "congested")
-            event.assoc.kill()
+            self._reject(event, CONGESTED, "congested")
+
+    def _reject(self, event: Event, answer: tuple[int, int, int], outcome: str) -> None:
+        event.assoc.acse.send_reject(*answer)
+        event.assoc.is_rejected = True
+        self._audit(event, AuditAction.ASSOCIATION_REJECTED, outcome)
+        event.assoc.kill()
 
     def on_rejected(self, event: Event) -> None:
         """Record an association that pynetdicom refused (AE titles, association limit)."""
@@ -179,5 +191,5 @@ def _peer(event: Event) -> Peer:
     return Peer(
         calling_aet=str(primitive.calling_ae_title).strip()[:16],
         called_aet=str(primitive.called_ae_title).strip()[:16],
-        address=f"{requestor.address}:{requestor.port}",
+        address=f"{address_of(requestor.address)}:{requestor.port}",
     )

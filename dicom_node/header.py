@@ -19,6 +19,7 @@ from dicom_node.types import Identity, StoreRequest
 _LAST_TAG: Final = 0x0020000E  # Series Instance UID; everything below is in front of it
 # The identity nearly always stands in the first part; long private elements may push it back.
 _HEADER_BYTES: Final = (4 << 20, 64 << 20)
+_HEAD_BYTES: Final = (1 << 16, *_HEADER_BYTES[:1])  # of stored objects, read again and again
 _UID_LENGTH: Final = 64  # PS3.5 9.1
 _UID_CHARACTERS: Final = frozenset("0123456789.")
 _IMPLICIT = ImplicitVRLittleEndian
@@ -54,6 +55,35 @@ def _parse(path: Path, offset: int, transfer_syntax_uid: str) -> Dataset:
     if ds is None:
         msg = f"the data set cannot be parsed ({failure})"
         raise NotUnderstoodError(msg)
+    return ds
+
+
+def read_head(path: Path, offset: int, transfer_syntax_uid: str, last_tag: int) -> Dataset:
+    """Return the elements up to `last_tag` of a stored data set; none of them when it is damaged.
+
+    Raises OSError when the file cannot be read.
+    """
+    syntax, ds = UID(transfer_syntax_uid), Dataset()
+    passed: list[int] = []  # what stands behind `last_tag`: then nothing in front of it is missing
+
+    def is_behind(tag: int, _vr: str | None, _length: int) -> bool:
+        passed.extend([tag] if tag > last_tag else [])
+        return tag > last_tag
+
+    for length in _HEAD_BYTES:
+        try:
+            ds = read_dataset(
+                _head_of(path, offset, syntax, length),
+                is_implicit_VR=syntax == _IMPLICIT,
+                is_little_endian=syntax.is_little_endian,
+                stop_when=is_behind,
+            )
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001, S112  hostile bytes, any error
+            continue
+        if passed or path.stat().st_size - offset <= length:
+            break
     return ds
 
 

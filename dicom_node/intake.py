@@ -18,9 +18,10 @@ from dicom_node.types import Identity, SpooledInstance
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.identity import is_own_object
-from models.imaging import Instance, Series, Study
+from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.job import ROUTINE, STAT, Job
 from models.reasons import SENTENCES, Reason
+from models.rejection import register_arrival, rejected_before
 from models.result import Artifact
 from models.session import Database
 from models.settings import Settings
@@ -107,13 +108,15 @@ def _record(session: Session, settings: Settings, spooled: SpooledInstance) -> S
     if any(row.data_set_sha256 == spooled.data_set_sha256 for row in same_uid):
         return StoreOutcome.DUPLICATE
     study = _study(session, spooled)
-    is_conflict = any(row.state is not InstanceState.QUARANTINED for row in same_uid)
+    is_conflict = any(row.state not in SET_ASIDE for row in same_uid)
     verdict = _judge(settings, study, spooled, is_conflict=is_conflict)
+    verdict = _withdrawn_before(session, study, identity, verdict) or verdict
     instance = _add_instance(session, study, spooled, verdict)
     if verdict.state is InstanceState.QUEUED:
         session.add(_analyse_job(settings, instance))
     if verdict.state is not InstanceState.QUARANTINED:
         _accept_into(session, study, spooled)
+        register_arrival(session, study, instance)
     session.flush()
     conflict = verdict.reason is Reason.UID_CONFLICT
     return StoreOutcome.CONFLICT if conflict else StoreOutcome.STORED
@@ -134,7 +137,7 @@ def _judge(
         return _Verdict(InstanceState.QUARANTINED, Reason.NO_PATIENT_ID)
     if is_conflict:
         return _Verdict(InstanceState.QUARANTINED, Reason.UID_CONFLICT)
-    if _is_another_patient(study, identity):
+    if is_another_patient(study, identity):
         return _Verdict(InstanceState.QUARANTINED, Reason.PATIENT_MISMATCH)
     if is_own_object(
         identity.manufacturer or "",
@@ -152,7 +155,17 @@ def _judge(
     return _Verdict(InstanceState.QUEUED)
 
 
-def _is_another_patient(study: Study, identity: Identity) -> bool:
+def _withdrawn_before(
+    session: Session, study: Study, identity: Identity, verdict: _Verdict
+) -> _Verdict | None:
+    """Return the verdict on an object that a rejection note already names, else None."""
+    if verdict.state is InstanceState.QUARANTINED or verdict.reason is Reason.OWN_RESULT:
+        return None
+    reason = rejected_before(session, study.id, identity.sop_instance_uid)
+    return None if reason is None else _Verdict(InstanceState.WITHDRAWN, reason)
+
+
+def is_another_patient(study: Study, identity: Identity | Instance) -> bool:
     """Compare PatientID, and the issuers where both are known: modalities often leave it out."""
     if study.patient_id is None:
         return False
@@ -231,11 +244,17 @@ def _analyse_job(settings: Settings, instance: Instance) -> Job:
         kind=JobKind.ANALYSE,
         instance=instance,
         model_selector=settings.model_for(instance.calling_aet),
+        identity_revision=instance.identity_revision,
         priority=STAT if stat else ROUTINE,
     )
 
 
-def queue_for_analysis(session: Session, settings: Settings, instance: Instance) -> None:
-    """Give an instance that waited (For Processing, or released) its analyse job."""
-    if advance(session, instance, InstanceState.QUEUED, reason=None, detail=None):
-        session.add(_analyse_job(settings, instance))
+def queue_for_analysis(session: Session, settings: Settings, instance: Instance) -> bool:
+    """Give an instance its analyse job: one that waited, or has another identity now.
+
+    Returns False when somebody else moved it first.
+    """
+    if not advance(session, instance, InstanceState.QUEUED, reason=None, detail=None):
+        return False
+    session.add(_analyse_job(settings, instance))
+    return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import ColumnElement, distinct, func, select
+from sqlalchemy import ColumnElement, and_, distinct, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.spool import Spool
@@ -23,6 +23,7 @@ from models.session import Database
 from models.settings import Settings
 from models.states import (
     ArtifactKind,
+    DeliveryState,
     InstanceState,
     JobKind,
     JobState,
@@ -33,7 +34,16 @@ from models.states import (
 _INTAKE_ACTIONS = (AuditAction.INSTANCE_STORED, AuditAction.INSTANCE_RECOVERED)
 
 _ARRIVING_SECONDS = 60.0
-_IS_CONFLICT = func.coalesce(Instance.reason, "") == Reason.UID_CONFLICT.value
+
+
+def _has_reason(reason: Reason) -> ColumnElement[bool]:
+    return func.coalesce(Instance.reason, "") == reason.value
+
+
+_IS_CONFLICT = _has_reason(Reason.UID_CONFLICT)
+_IS_UPDATE = and_(
+    ~_IS_CONFLICT, Instance.supersedes_id.is_not(None) | _has_reason(Reason.SAME_IMAGE)
+)
 
 
 @dataclass(frozen=True)
@@ -62,16 +72,21 @@ def compute(database: Database, settings: Settings) -> list[Line]:
             _settled(session),
             _reported(session, settings),
             _deliveries(session),
+            _committed(session),
             _shadow(session),
         ]
 
 
 def _received(session: Session) -> Line:
-    """C-STORE successes in the audit = rows + duplicates + own results."""
+    """C-STORE successes in the audit = rows + duplicates + own results.
+
+    Rows are instances, updates of them, and conflicts, which an update is until it was compared.
+    """
     audited = _count(session, AuditEvent, AuditEvent.action.in_(_INTAKE_ACTIONS))
     parts = {
-        "instances": _count(session, Instance, ~_IS_CONFLICT),
+        "instances": _count(session, Instance, ~_IS_CONFLICT, ~_IS_UPDATE),
         "conflicts": _count(session, Instance, _IS_CONFLICT),
+        "updates": _count(session, Instance, _IS_UPDATE),
     }
     for outcome in (StoreOutcome.DUPLICATE, StoreOutcome.OWN_RESULT):
         parts[outcome.value] = _count(
@@ -130,7 +145,8 @@ def _segmentations(session: Session) -> Line:
     with_seg = session.scalar(
         select(func.count(distinct(Analysis.instance_id)))
         .join(Artifact, Artifact.analysis_id == Analysis.id)
-        .where(Artifact.kind == ArtifactKind.SEG)
+        .join(Instance, Analysis.instance_id == Instance.id)
+        .where(Artifact.kind == ArtifactKind.SEG, Instance.state == InstanceState.ANALYSED)
     )
     return Line("analysed instances", analysed, with_seg or 0, {"with a SEG": with_seg or 0})
 
@@ -204,6 +220,25 @@ def _deliveries(session: Session) -> Line:
         )
     )
     return Line("deliveries planned in the audit", planned, sum(parts.values()), parts)
+
+
+def _committed(session: Session) -> Line:
+    """Deliveries that receivers committed to, by the audit = those in that state."""
+    audited = _count(
+        session,
+        AuditEvent,
+        AuditEvent.action == AuditAction.ARTIFACT_COMMITTED,
+        AuditEvent.outcome == "committed",
+    )
+    held = _count(session, Delivery, Delivery.state == DeliveryState.COMMITTED)
+    waiting = _count(
+        session,
+        Delivery,
+        Delivery.state == DeliveryState.SENT,
+        Delivery.commitment_due_at.is_not(None),
+    )
+    parts = {"committed": held, "sent, not yet committed": waiting}
+    return Line("commitments in the audit", audited, held, parts)
 
 
 def _shadow(session: Session) -> Line:

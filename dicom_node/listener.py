@@ -3,88 +3,178 @@
 import logging
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.events import EventHandlerType
+from pynetdicom.presentation import PresentationContext, build_context
 
+from dicom_node.access import AllowList
+from dicom_node.commitment.handlers import commitment_contexts, commitment_events
 from dicom_node.contexts import ACCEPTED
 from dicom_node.errors import StartError
 from dicom_node.handlers import Handlers
+from dicom_node.query.service import query_contexts, query_services, with_roles
 from dicom_node.receive import Reception
+from dicom_node.server import CUT_SECONDS, Admission, NodeServer
 from dicom_node.spool import Spool
+from dicom_node.tls import Refusal, ServerCredentials
+from models.audit import AuditAction, record
+from models.sections import DicomSettings
 from models.session import Database
 from models.settings import Settings
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 20.0
+ACSE_SECONDS: Final = 30.0  # longest wait for an A-ASSOCIATE-RQ (PS3.8 9.1.5, ARTIM)
+
+
+def contexts(settings: Settings) -> list[PresentationContext]:
+    """Return the presentation contexts of every service that the settings switch on.
+
+    Roles other than the default ones (PS3.7 D.3.3.4) stand in `scu_role` and `scp_role`.
+    """
+    accepted = [build_context(uid, list(syntaxes)) for uid, syntaxes in ACCEPTED.items()]
+    return [
+        *with_roles(settings, accepted),
+        *commitment_contexts(settings),
+        *query_contexts(settings),
+    ]
+
+
+def event_handlers(
+    settings: Settings, database: Database, handlers: Handlers
+) -> list[EventHandlerType]:
+    """Return the handlers of every service; an intervention event (EVT_C_FIND) takes one only."""
+    storage: list[EventHandlerType] = [
+        (evt.EVT_REQUESTED, handlers.on_requested),
+        (evt.EVT_REJECTED, handlers.on_rejected),
+        (evt.EVT_CONN_CLOSE, handlers.on_conn_close),
+        (evt.EVT_C_ECHO, handlers.on_c_echo),
+        (evt.EVT_C_STORE, handlers.on_c_store),
+    ]
+    return [*storage, *commitment_events(settings, database)]
 
 
 def build_ae(settings: Settings) -> AE:
     """Return the application entity with every context of the table and the settings' limits."""
     dicom = settings.dicom
     ae = AE(ae_title=dicom.ae_title)
-    for sop_class, syntaxes in ACCEPTED.items():
-        ae.add_supported_context(sop_class, list(syntaxes))
+    for context in contexts(settings):
+        ae.add_supported_context(
+            context.abstract_syntax or "",
+            context.transfer_syntax,
+            scu_role=context.scu_role,
+            scp_role=context.scp_role,
+        )
     ae.maximum_associations = dicom.max_associations
     ae.maximum_pdu_size = dicom.max_pdu
     ae.network_timeout = dicom.network_timeout_seconds
+    ae.acse_timeout = min(ACSE_SECONDS, dicom.network_timeout_seconds)
     ae.require_called_aet = dicom.require_called_aet
     ae.require_calling_aet = list(dicom.allowed_calling_aets)
     return ae
 
 
 class Listener:
-    """A running storage SCP. `port` is the port it got (asked for 0: any free one)."""
+    """A running SCP. `port` and `tls_port` are the ports it got (asked for 0: any free one).
+
+    A port that is switched off is None. Raises StartError when a port cannot be had or a file of
+    `dicom.tls` cannot be used.
+    """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         dicom = settings.dicom
+        credentials = None if dicom.tls.port is None else ServerCredentials(dicom.tls)
         spool = Spool(settings.spool_dir, dicom.min_free_bytes)
         self.reception = Reception(spool)
-        self.reception.install()
+        self.reception.install(query_services(settings, database))
         handlers = Handlers(settings, database, spool, self.reception)
+        self._events = event_handlers(settings, database, handlers)
         self._ae = build_ae(settings)
+        self._servers: list[NodeServer] = []
+        self._stopped = False
+        admission = Admission(
+            allowed=AllowList.of(dicom),
+            refused=partial(_audit_refusal, database),
+            silence_seconds=min(ACSE_SECONDS, dicom.network_timeout_seconds),
+            handshake_seconds=dicom.tls.handshake_seconds,
+        )
         try:
-            server = self._ae.start_server(
-                (dicom.host, dicom.port),
-                block=False,
-                evt_handlers=[
-                    (evt.EVT_REQUESTED, handlers.on_requested),
-                    (evt.EVT_REJECTED, handlers.on_rejected),
-                    (evt.EVT_CONN_CLOSE, handlers.on_conn_close),
-                    (evt.EVT_C_ECHO, handlers.on_c_echo),
-                    (evt.EVT_C_STORE, handlers.on_c_store),
-                ],
-            )
+            self.port = self._serve(dicom, dicom.port if dicom.plain else None, admission)
+            admission = replace(admission, credentials=credentials)
+            self.tls_port = self._serve(dicom, dicom.tls.port, admission)
+        except StartError:
+            self.stop()
+            raise
+
+    def _serve(self, dicom: DicomSettings, port: int | None, admission: Admission) -> int | None:
+        if port is None:
+            return None
+        try:
+            server = NodeServer.start(self._ae, (dicom.host, port), self._events, admission)
         except OSError as error:
+            name, option = (
+                ("dicom.tls.port", "")
+                if admission.credentials
+                else ("dicom.port", " (--dicom-port)")
+            )
             msg = (
-                f"cannot listen on {dicom.host}:{dicom.port} ({error.strerror}): "
-                "choose another dicom.port (--dicom-port) or stop the program that has it"
+                f"cannot listen on {dicom.host}:{port} ({error.strerror}): "
+                f"choose another {name}{option} or stop the program that has it"
             )
             raise StartError(msg) from error
-        if not isinstance(server, ThreadedAssociationServer):  # pragma: no cover  block=False
-            raise TypeError
-        self._server = server
-        self._stopped = False
-        self.port: int = server.server_address[1]
+        self._servers.append(server)
+        return server.port
+
+    @property
+    def active_associations(self) -> int:
+        """How many associations there are, on both ports, negotiating ones included."""
+        return sum(len(server.active_associations) for server in self._servers)
 
     def stop(self) -> None:
         """Stop accepting, let running associations finish for a while, then close."""
         if self._stopped:
             return
         self._stopped = True
-        self._server.shutdown()  # ends the accept loop and closes its socket; associations go on
+        for server in self._servers:
+            server.shutdown()  # ends the accept loop and closes its socket; associations go on
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self._server.active_associations and time.monotonic() < deadline:
+        while self.active_associations and time.monotonic() < deadline:
             time.sleep(0.05)
-        self._ae.shutdown()
+        cutters = [threading.Timer(CUT_SECONDS, server.cut) for server in self._servers]
+        for cutter in cutters:
+            cutter.start()
+        self._ae.shutdown()  # waits for peers that stopped in mid-PDU, until they are cut
+        for cutter in cutters:
+            cutter.cancel()
+
+
+def _audit_refusal(database: Database, refusal: Refusal, peer: str) -> None:
+    """Record a connection that was refused before anything of DICOM was read."""
+    try:
+        with database.write() as session:
+            record(
+                session,
+                AuditAction.CONNECTION_REFUSED,
+                refusal.outcome,
+                peer=peer,
+                details={"reason": refusal.detail} if refusal.detail else {},
+            )
+    except Exception:
+        log.exception("audit event connection_refused could not be written")
 
 
 def run(settings: Settings, database: Database, stop: threading.Event) -> None:
     """Serve until `stop` is set."""
     listener = Listener(settings, database)
-    log.info("listening as %s on port %d", settings.dicom.ae_title, listener.port)
+    ports = {"DICOM": listener.port, "DICOM over TLS": listener.tls_port}
+    for name, port in ports.items():
+        if port is not None:
+            log.info("listening as %s on port %d (%s)", settings.dicom.ae_title, port, name)
     stop.wait()
     listener.stop()
     log.info("listener stopped")

@@ -21,10 +21,11 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pydicom.config
@@ -32,13 +33,15 @@ import pynetdicom.association
 import pynetdicom.dimse_messages
 from pynetdicom import _config
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, C_STORE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from dicom_node.errors import NotUnderstoodError, SpoolFullError
 from dicom_node.spool import Spool
+
+Serve = Callable[[Association, C_FIND | C_GET | C_MOVE, PresentationContext], None]
 
 _META_END = 144  # preamble 128, "DICM" 4, (0002,0000) UL 12: what its value counts starts here
 _META_LENGTH = slice(140, 144)
@@ -117,8 +120,10 @@ class Reception:
         self._files: dict[str, ReceivedFile] = {}
         self._lock = threading.Lock()
 
-    def install(self) -> None:
+    def install(self, services: Mapping[str, Serve] = MappingProxyType({})) -> None:
         """Make pynetdicom receive into the spool, from now on, in this process.
+
+        `services` answer C-FIND, C-MOVE and C-GET instead of pynetdicom, by abstract syntax.
 
         pydicom's value checks are off in this process: they would refuse, or quote in a log, what
         a peer sent; what intake needs of it, `header.read_identity` checks by its own rules.
@@ -127,7 +132,7 @@ class Reception:
         pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
         _config.STORE_RECV_CHUNKED_DATASET = True
         vars(pynetdicom.dimse_messages)["NamedTemporaryFile"] = self._open
-        vars(pynetdicom.association)["uid_to_service_class"] = _service_of
+        vars(pynetdicom.association)["uid_to_service_class"] = partial(_service_of, services)
 
     def _open(self, *_args: Any, **_kwargs: Any) -> ReceivedFile:  # noqa: ANN401  NamedTemporaryFile's
         received = ReceivedFile(self._folder)
@@ -169,18 +174,23 @@ class Reception:
 class _Service:
     """What serves a request on an association: for C-STORE storage, else as the SOP Class says."""
 
-    assoc: Association
+    services: Mapping[str, Serve]
     uid: str
+    assoc: Association
 
     def SCP(self, request: object, context: PresentationContext) -> None:  # noqa: N802  pynetdicom's
         """Serve one request (PS3.7 9.1.1: C-STORE is the operation of storage alone)."""
+        serve = self.services.get(str(context.abstract_syntax))
+        if serve is not None and isinstance(request, C_FIND | C_GET | C_MOVE):
+            serve(self.assoc, request, context)
+            return
         is_store = isinstance(request, C_STORE)
         service = StorageServiceClass if is_store else uid_to_service_class(self.uid)
         service(self.assoc).SCP(request, context)
 
 
-def _service_of(uid: str) -> Callable[[Association], _Service]:
-    return partial(_Service, uid=uid)
+def _service_of(services: Mapping[str, Serve], uid: str) -> Callable[[Association], _Service]:
+    return partial(_Service, services, uid)
 
 
 def data_set_offset(path: Path) -> int:

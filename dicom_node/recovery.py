@@ -49,7 +49,7 @@ def recover_orphans(
 def _recover(database: Database, settings: Settings, spool: Spool, key: str) -> bool:
     path = spool.path(key)
     try:
-        spooled = _spooled(path, key)
+        spooled = spooled_file(path, key)
     except (OSError, NodeError):
         log.exception("spool file %s has no row and cannot be read", key)
         return False
@@ -59,8 +59,11 @@ def _recover(database: Database, settings: Settings, spool: Spool, key: str) -> 
     return True
 
 
-def _spooled(path: Path, key: str) -> SpooledInstance:
-    """Rebuild from the file alone what the handler knew; the file meta is our own."""
+def spooled_file(path: Path, key: str) -> SpooledInstance:
+    """Rebuild from the file alone what the handler knew; the file meta is our own.
+
+    Raises OSError when the file cannot be read, NodeError when it cannot be understood.
+    """
     meta = read_file_meta_info(path)
     request = StoreRequest(
         sop_class_uid=str(meta.MediaStorageSOPClassUID),

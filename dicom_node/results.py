@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session, aliased
 
 from models.delivery import Delivery, Destination
 from models.imaging import Instance, Series, Study
+from models.rejection import WithdrawnArtifact
 from models.result import Analysis, Artifact, ReportedAnalysis
 from models.settings import Settings
 from models.states import ArtifactKind
@@ -53,17 +54,20 @@ class ResultFilter:
 
 
 def results(session: Session, settings: Settings, wanted: ResultFilter) -> Iterator[dict[str, Any]]:
-    """Yield one JSON-ready row per instance and analysis, oldest first, reading in blocks.
+    """Yield one JSON-ready row per instance with its newest analysis, oldest first, in blocks.
 
     The fields are those of `dicom-worker analyse --json`, and what the node knows beyond them.
     """
+    # An image whose identity was corrected was analysed again: the newest one counts.
+    other = aliased(Analysis)
+    newest = select(func.max(other.id)).where(other.instance_id == Instance.id).scalar_subquery()
     query = (
         select(Instance, Series, Study, Analysis)
         .join(Series, Instance.series_id == Series.id)
         .join(Study, Series.study_id == Study.id)
-        .outerjoin(Analysis, Analysis.instance_id == Instance.id)
+        .outerjoin(Analysis, Analysis.id == newest)
         .where(*wanted.clauses())
-        .order_by(Instance.id, Analysis.id)
+        .order_by(Instance.id)
         .execution_options(yield_per=_BLOCK)
     )
     for instance, series, study, analysis in session.execute(query):
@@ -121,7 +125,10 @@ def _analysis_row(analysis: Analysis | None) -> dict[str, Any]:
 def _files(
     session: Session, settings: Settings, study: Study, analysis: Analysis
 ) -> list[dict[str, Any]]:
-    """Return the artifacts of an analysis and the newest SR that speaks of it, with deliveries."""
+    """Return the artifacts of an analysis, the newest SR that speaks of it with its page, our note.
+
+    DICOM objects come with their deliveries.
+    """
     reports = (
         select(Artifact)
         .join(ReportedAnalysis, ReportedAnalysis.artifact_id == Artifact.id)
@@ -129,7 +136,18 @@ def _files(
         .order_by(Artifact.revision.desc())
         .limit(1)
     )
+    pages = select(Artifact).where(
+        Artifact.study_id == study.id,
+        Artifact.kind == ArtifactKind.PDF,
+        Artifact.revision == reports.with_only_columns(Artifact.revision).scalar_subquery(),
+    )
     own = select(Artifact).where(Artifact.analysis_id == analysis.id).order_by(Artifact.id)
+    about = (
+        select(WithdrawnArtifact.note_id)
+        .join(WithdrawnArtifact.artifact)
+        .where(Artifact.analysis_id == analysis.id)
+    )
+    notes = select(Artifact).where(Artifact.id.in_(about)).order_by(Artifact.id)
     return [
         {
             "kind": artifact.kind.value,
@@ -137,10 +155,11 @@ def _files(
             "sop_instance_uid": artifact.sop_instance_uid,
             "sha256": artifact.sha256,
             "deliveries": _deliveries(session, artifact)
-            if artifact.kind in {ArtifactKind.SEG, ArtifactKind.SR, ArtifactKind.SC}
+            if artifact.sop_instance_uid is not None
             else [],
         }
-        for artifact in (*session.scalars(own), *session.scalars(reports))
+        for query in (own, reports, pages, notes)
+        for artifact in session.scalars(query)
     ]
 
 

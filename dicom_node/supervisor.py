@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -158,6 +159,9 @@ class Supervisor:
         dicom = self._settings.dicom
         calling = dicom.allowed_calling_aets[0] if dicom.allowed_calling_aets else dicom.ae_title
         host = "127.0.0.1" if dicom.host == "0.0.0.0" else dicom.host  # noqa: S104  compared, not bound
+        if not dicom.plain or dicom.allowed_addresses or dicom.peers:
+            # A C-ECHO from this host may be refused by right: that the port is open must do.
+            return _connect(host, dicom.port if dicom.plain else dicom.tls.port or 0)
         return CStoreSender(calling, 5.0).echo(Receiver("self", dicom.ae_title, host, dicom.port))
 
     def _health(self) -> str | None:
@@ -181,3 +185,12 @@ class Supervisor:
             return str(error)
         finally:
             queue.close()
+
+
+def _connect(host: str, port: int) -> str | None:
+    """Return what keeps a connection from being opened."""
+    try:
+        socket.create_connection((host, port), 5.0).close()
+    except OSError as error:
+        return str(error)
+    return None

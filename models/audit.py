@@ -16,6 +16,7 @@ from models.base import Base, Timestamp, enum_column, utc_now
 class AuditAction(StrEnum):
     """What an event is about (vocabulary after PS3.15 A.5.3)."""
 
+    CONNECTION_REFUSED = "connection_refused"  # by its address, or in the TLS handshake
     ASSOCIATION_REJECTED = "association_rejected"
     INSTANCE_STORED = "instance_stored"
     INSTANCE_REFUSED = "instance_refused"
@@ -25,6 +26,19 @@ class AuditAction(StrEnum):
     REPORT_STORED = "report_stored"
     DELIVERIES_PLANNED = "deliveries_planned"
     ARTIFACT_SENT = "artifact_sent"
+    REJECTION_NOTE = "rejection_note"  # of a sender, read
+    INSTANCE_WITHDRAWN = "instance_withdrawn"
+    REJECTION_NOTE_STORED = "rejection_note_stored"  # ours, made
+    INSTANCE_COMPARED = "instance_compared"  # update, or conflict after all
+    QUARANTINE_ENDED = "quarantine_ended"  # by an operator: released, corrected, rejected
+    PATIENT_MERGED = "patient_merged"
+    COMMITMENT_REQUESTED = "commitment_requested"  # by us, of a receiver
+    ARTIFACT_COMMITTED = "artifact_committed"  # or not: the outcome says which
+    COMMITMENT_ASKED = "commitment_asked"  # of us, by a sender
+    COMMITMENT_REPORTED = "commitment_reported"  # our answer to that
+    QUERY = "query"  # C-FIND
+    BEGIN_TRANSFERRING = "begin_transferring"  # C-MOVE or C-GET, one event per study
+    INSTANCES_TRANSFERRED = "instances_transferred"
 
 
 class AuditEvent(Base):

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import ColumnElement, ForeignKey, Index, String, UniqueConstraint, and_, select
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import AETitle, Base, Primary, Timestamp, UtcDateTime, enum_column, utc_now
@@ -24,12 +24,17 @@ class Destination(Base):
 
 
 class Delivery(Base):
-    """One artifact on its way to one destination; the pair can exist only once."""
+    """One artifact on its way to one destination; the pair can exist only once.
+
+    `commitment_due_at` says when to ask the destination (again) whether it is committed; None: not
+    asked, because it was sent while the destination's `commitment` was off, or it is settled.
+    """
 
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("artifact_id", "destination_id"),
         Index("ix_delivery_state_next_attempt_at", "state", "next_attempt_at"),
+        Index("ix_delivery_commitment_due_at", "commitment_due_at"),
     )
 
     id: Mapped[Primary]
@@ -45,7 +50,24 @@ class Delivery(Base):
     status: Mapped[int | None]
     error: Mapped[str | None] = mapped_column(String(400))
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    commitment_due_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    commitment_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
 
     artifact: Mapped[Artifact] = relationship()
     destination: Mapped[Destination] = relationship()
+
+
+def waits_for_commitment(destinations: frozenset[str]) -> ColumnElement[bool]:
+    """Return the condition that a delivery was sent and is not yet committed.
+
+    `destinations` are the names of those whose commitment counts: a setting that is switched off
+    lets go of what waited.
+    """
+    return and_(
+        Delivery.state == DeliveryState.SENT,
+        Delivery.commitment_due_at.is_not(None),
+        Delivery.destination_id.in_(
+            select(Destination.id).where(Destination.name.in_(destinations))
+        ),
+    )

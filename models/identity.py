@@ -17,8 +17,14 @@ PRIVATE_SCHEME: Final = "99CXROP"  # coding scheme of concepts that no standard 
 _RESULT_CLASSES: Final = frozenset(
     {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"}
 )
-# And Secondary Capture Image Storage
-MADE_CLASSES: Final = _RESULT_CLASSES | {"1.2.840.10008.5.1.4.1.1.7"}
+# And Secondary Capture, Grayscale Softcopy Presentation State, Encapsulated PDF and Key Object
+# Selection Document Storage
+MADE_CLASSES: Final = _RESULT_CLASSES | {
+    "1.2.840.10008.5.1.4.1.1.88.59",
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.11.1",
+    "1.2.840.10008.5.1.4.1.1.104.1",
+}
 
 _UID_MAX = 64  # PS3.5 9.1
 _SEPARATOR = "\x1f"
@@ -43,7 +49,7 @@ def is_own_object(
     """Say whether an object was made by a node like this one: by its equipment, or by its UID.
 
     The UID root decides only for SEG and SR: the root may be a hospital's, and its own radiographs
-    and captures stand below it too. Our captures are known by their equipment.
+    and documents stand below it too. Our other objects are known by their equipment.
     """
     if manufacturer.strip() == MANUFACTURER and model_name.strip() == NODE_MODEL_NAME:
         return True

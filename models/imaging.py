@@ -1,8 +1,9 @@
 """Study, Series, Instance: what was received, by the names of the standard."""
 
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import (
@@ -18,6 +19,9 @@ from models.base import (
     utc_now,
 )
 from models.states import InstanceState, StudyState
+
+# A row in one of these leaves its SOP Instance UID to another row.
+SET_ASIDE: Final = (InstanceState.QUARANTINED, InstanceState.SUPERSEDED)
 
 
 class Study(Base):
@@ -70,7 +74,15 @@ class Instance(Base):
     """One received object: bytes under `storage_key`, identity, and what became of it.
 
     The same bytes can have one row only, and of all rows with one SOP Instance UID only one can be
-    outside quarantine: both by constraint, so that a race cannot make a second.
+    live, which is neither quarantined nor superseded: both by constraint, so that a race cannot
+    make a second. `supersedes_id` is the row whose place a live one took.
+
+    `patient_id` and `issuer_of_patient_id` are those under which results are made. `correction`
+    holds what an operator put over the file's attributes, by keyword of the standard; an empty
+    text takes an attribute away. `identity_revision` counts the corrections.
+
+    `pixel_sha256` and `header_sha256` say what a worker found in the file when it had to be
+    compared with another; `decided_at` is when a `uid_conflict` was told from an update.
     """
 
     __tablename__ = "instance"
@@ -80,11 +92,12 @@ class Instance(Base):
             "uq_instance_live_sop_instance_uid",
             "sop_instance_uid",
             unique=True,
-            sqlite_where=text("state <> 'quarantined'"),
-            postgresql_where=text("state <> 'quarantined'"),
+            sqlite_where=text("state NOT IN ('quarantined', 'superseded')"),
+            postgresql_where=text("state NOT IN ('quarantined', 'superseded')"),
         ),
         Index("ix_instance_series_id_state", "series_id", "state"),
         Index("ix_instance_received_at", "received_at"),
+        Index("ix_instance_reason_decided_at", "reason", "decided_at"),
     )
 
     id: Mapped[Primary]
@@ -106,5 +119,11 @@ class Instance(Base):
     calling_aet: Mapped[AETitle]
     called_aet: Mapped[AETitle]
     received_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("instance.id"))
+    correction: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    identity_revision: Mapped[int] = mapped_column(default=0, server_default="0")
+    pixel_sha256: Mapped[str | None] = mapped_column(String(64))
+    header_sha256: Mapped[str | None] = mapped_column(String(64))
+    decided_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     series: Mapped[Series] = relationship(back_populates="instances")

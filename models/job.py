@@ -13,15 +13,16 @@ SHADOW, ROUTINE, STAT = -10, 0, 10
 
 
 class Job(Base):
-    """One analyse job per instance and model selector; one report job per study and revision.
+    """One analyse job per instance, selector and identity; one report job per study and revision.
 
     A shadow job is about an analysis, once per model selector: it has no instance, so nothing that
-    becomes of it can move one.
+    becomes of it can move one. A compare job is about an instance in quarantine and only looks at
+    files. `identity_revision` is that of the instance when the job was made.
     """
 
     __tablename__ = "job"
     __table_args__ = (
-        UniqueConstraint("instance_id", "model_selector"),
+        UniqueConstraint("instance_id", "model_selector", "identity_revision"),
         UniqueConstraint("study_id", "revision"),
         UniqueConstraint("analysis_id", "model_selector"),
         CheckConstraint(
@@ -30,7 +31,9 @@ class Job(Base):
             " OR (kind = 'report' AND study_id IS NOT NULL AND revision IS NOT NULL"
             " AND instance_id IS NULL AND model_selector IS NULL AND analysis_id IS NULL)"
             " OR (kind = 'shadow' AND analysis_id IS NOT NULL AND model_selector IS NOT NULL"
-            " AND instance_id IS NULL AND study_id IS NULL AND revision IS NULL)",
+            " AND instance_id IS NULL AND study_id IS NULL AND revision IS NULL)"
+            " OR (kind = 'compare' AND instance_id IS NOT NULL AND model_selector IS NULL"
+            " AND study_id IS NULL AND revision IS NULL AND analysis_id IS NULL)",
             name="subject",
         ),
         Index("ix_job_state_published_at", "state", "published_at"),
@@ -46,6 +49,7 @@ class Job(Base):
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"))
     revision: Mapped[int | None]
     analysis_id: Mapped[int | None] = mapped_column(ForeignKey("analysis.id"))
+    identity_revision: Mapped[int] = mapped_column(default=0, server_default="0")
     attempts: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None] = mapped_column(String(120))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -8,6 +8,7 @@ TASKS: Final = {
     JobKind.ANALYSE: "worker.analyse",
     JobKind.REPORT: "worker.report",
     JobKind.SHADOW: "worker.shadow",
+    JobKind.COMPARE: "worker.compare",
 }
 
 QUEUE_STAT: Final = "analyse.stat"
@@ -26,6 +27,6 @@ CONTROL_MODELS: Final = "installed_models"
 
 def queue_of(kind: JobKind, *, stat: bool) -> str:
     """Return the queue that a job of this kind and urgency goes to."""
-    if kind is not JobKind.ANALYSE:
+    if kind in {JobKind.REPORT, JobKind.SHADOW}:
         return QUEUE_REPORT if kind is JobKind.REPORT else QUEUE_SHADOW
     return QUEUE_STAT if stat else QUEUE_ANALYSE

@@ -46,6 +46,15 @@ class Reason(StrEnum):
     NO_PATIENT_ID = "no_patient_id"
     PATIENT_MISMATCH = "patient_mismatch"
     UID_CONFLICT = "uid_conflict"
+    REJECTED_BY_OPERATOR = "rejected_by_operator"
+    # what took its place
+    UPDATED = "updated"
+    SAME_IMAGE = "same_image"
+    # a rejection note of the sender
+    REJECTED_QUALITY = "rejected_quality"
+    REJECTED_SAFETY = "rejected_safety"
+    REJECTED_WORKLIST = "rejected_worklist"
+    REJECTED_RETENTION = "rejected_retention"
     # the node itself
     MODEL_UNAVAILABLE = "model_unavailable"
     WORKER_LOST = "worker_lost"
@@ -84,8 +93,24 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.NO_PATIENT_ID: "PatientID is missing or empty.",
     Reason.PATIENT_MISMATCH: "Another patient already has this Study Instance UID.",
     Reason.UID_CONFLICT: "Another object already has this SOP Instance UID.",
+    Reason.REJECTED_BY_OPERATOR: "An operator decided that this object is not to be analysed.",
+    Reason.UPDATED: "The same image was sent again under a corrected header, which counts now.",
+    Reason.SAME_IMAGE: "The image is here already; only its encoding or unused attributes differ.",
+    Reason.REJECTED_QUALITY: "The image was rejected for quality reasons.",
+    Reason.REJECTED_SAFETY: "The image was rejected for patient safety reasons.",
+    Reason.REJECTED_WORKLIST: "The image was rejected: it was taken under a wrong worklist entry.",
+    Reason.REJECTED_RETENTION: "The image was deleted at its source before it could be analysed.",
     Reason.MODEL_UNAVAILABLE: "The model is not installed on the worker, or cannot be loaded.",
     Reason.WORKER_LOST: "The worker died on this job in every attempt.",
     Reason.TIME_LIMIT: "The job ran longer than the configured limit.",
     Reason.INTERNAL_ERROR: "The software failed; the log has the traceback.",
+}
+
+# IHE RAD TF-3 4.66: the document titles (CID 7010, scheme DCM) that make a Key Object Selection
+# Document a rejection note.
+REJECTION_TITLES: Final[dict[str, Reason]] = {
+    "113001": Reason.REJECTED_QUALITY,
+    "113037": Reason.REJECTED_SAFETY,
+    "113038": Reason.REJECTED_WORKLIST,
+    "113039": Reason.REJECTED_RETENTION,
 }

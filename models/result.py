@@ -6,10 +6,12 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     CheckConstraint,
+    ColumnElement,
     ForeignKey,
     Index,
     String,
     UniqueConstraint,
+    and_,
     func,
     select,
 )
@@ -176,22 +178,45 @@ def unanalysed_instances(session: Session, study_id: int) -> Sequence[Instance]:
     """Return the instances of a study that ended without a figure, by SOP Instance UID.
 
     What waits has no reason yet, and what is in quarantine belongs to no study: it may be another
-    patient's.
+    patient's. The same holds for what a correction of the study's identity has not reached.
     """
-    ended = (InstanceState.NOT_ANALYSED, InstanceState.FAILED)
-    query = select(Instance).join(Series).where(Series.study_id == study_id)
-    query = query.where(Instance.state.in_(ended)).order_by(Instance.sop_instance_uid)
-    return session.scalars(query).all()
+    ended = (InstanceState.NOT_ANALYSED, InstanceState.FAILED, InstanceState.WITHDRAWN)
+    query = select(Instance).join(Series).join(Study).where(Series.study_id == study_id)
+    query = query.where(Instance.state.in_(ended), _of_the_patient())
+    return session.scalars(query.order_by(Instance.sop_instance_uid)).all()
+
+
+def _of_the_patient() -> ColumnElement[bool]:
+    """Return the condition that an instance has its study's PatientID, as far as both are known."""
+    return and_(
+        func.coalesce(Instance.patient_id, Study.patient_id, "")
+        == func.coalesce(Study.patient_id, Instance.patient_id, ""),
+        func.coalesce(Instance.issuer_of_patient_id, Study.issuer_of_patient_id, "")
+        == func.coalesce(Study.issuer_of_patient_id, Instance.issuer_of_patient_id, ""),
+    )
 
 
 def newest_analyses(session: Session, study_id: int) -> Sequence[Analysis]:
-    """Return the newest analysis of every analysed instance of a study, in instance order."""
+    """Return the newest analysis of every analysed instance of a study, in instance order.
+
+    Instances that are still under another patient than the study are left out: no report may speak
+    of two patients.
+    """
     newest = (
         select(func.max(Analysis.id))
         .join(Instance, Analysis.instance_id == Instance.id)
         .join(Series)
+        .join(Study)
         .where(Series.study_id == study_id, Instance.state == InstanceState.ANALYSED)
+        .where(_of_the_patient())
         .group_by(Analysis.instance_id)
     )
     query = select(Analysis).where(Analysis.id.in_(newest)).order_by(Analysis.instance_id)
     return session.scalars(query).all()
+
+
+def set_figure(study: Study, analyses: Sequence[Analysis]) -> None:
+    """Set the highest total percentage of the study's images, and its band; none without images."""
+    worst = max(analyses, key=lambda row: row.opacity_percent_total or 0.0, default=None)
+    study.opacity_percent = worst.opacity_percent_total if worst else None
+    study.severity = worst.severity if worst else None

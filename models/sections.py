@@ -2,10 +2,18 @@
 
 import hashlib
 import json
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 DEFAULT_MAX_PDU: Final = 1 << 20  # PS3.8 D.1: bytes of one PDU that a side is ready to receive
 _AE_TITLE_MAX = 16  # PS3.5 6.2, VR AE
@@ -19,14 +27,67 @@ def _ae_title(text: str) -> str:
     return title
 
 
+def _network(value: object) -> IPv4Network | IPv6Network:
+    try:
+        network = ip_network(str(value).strip())
+    except ValueError as error:
+        msg = f"{value} is no network ({error}): write 10.1.0.0/16, 10.1.2.3 or fd00:1::/32"
+        raise ValueError(msg) from error
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return ip_network((mapped, network.prefixlen - 96)) if mapped else network
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Captures = Literal["never", "fallback", "always"]
+Wanted = Literal["never", "always"]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsSettings(_Section):
+    """TLS of the listener, and of the sender towards destinations with `tls`. PEM files."""
+
+    port: Port | None = None  # None: no TLS port; 2762 is registered for it (PS3.15 B.12)
+    certificate: Path | None = None  # our own, with its chain
+    private_key: Path | None = None
+    trusted_cas: Path | None = None  # who may have signed the certificates of peers
+    require_client_certificate: bool = True
+    profile: Literal["bcp195"] = "bcp195"
+    handshake_seconds: Annotated[float, Field(gt=0)] = 10.0
+
+    def __str__(self) -> str:
+        if self.port is None:
+            return "no port"
+        peers = "required" if self.require_client_certificate else "optional"
+        return f"port {self.port}, certificates of peers {peers}"
+
+    @model_validator(mode="after")
+    def _files_belong_together(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            msg = "dicom.tls.certificate and dicom.tls.private_key go together: set both"
+            raise ValueError(msg)
+        if self.port is not None and self.certificate is None:
+            msg = "dicom.tls.port needs dicom.tls.certificate and dicom.tls.private_key"
+            raise ValueError(msg)
+        if self.port is not None and self.require_client_certificate and self.trusted_cas is None:
+            msg = "dicom.tls.require_client_certificate needs dicom.tls.trusted_cas"
+            raise ValueError(msg)
+        return self
+
+
+class BoundPeerSettings(_Section):
+    """An AE title that may call from these networks only."""
+
+    ae_title: AETitle
+    addresses: Annotated[tuple[Network, ...], Field(min_length=1)]
+
+    def __str__(self) -> str:
+        return f"{self.ae_title} from {' or '.join(map(str, self.addresses))}"
 
 
 class DicomSettings(_Section):
@@ -35,14 +96,29 @@ class DicomSettings(_Section):
     ae_title: AETitle = "NODE"
     host: str = "0.0.0.0"  # noqa: S104  a PACS must reach it; restrict by firewall and allow-lists
     port: Port = 11112
+    plain: bool = True  # False: `port` is closed, associations come over TLS alone
     require_called_aet: bool = False
     allowed_calling_aets: tuple[AETitle, ...] = ()  # empty: any may associate
     store_calling_aets: tuple[AETitle, ...] = ()  # empty: all of those may store, not only C-ECHO
+    allowed_addresses: tuple[Network, ...] = ()  # empty: from anywhere
+    peers: tuple[BoundPeerSettings, ...] = ()  # AE titles bound to addresses
     max_associations: Annotated[int, Field(ge=1)] = 200
     max_pdu: Annotated[int, Field(ge=0)] = DEFAULT_MAX_PDU  # 0: unlimited, memory as well
     network_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     min_free_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     allow_missing_patient_id: bool = False
+    tls: TlsSettings = TlsSettings()
+
+    @model_validator(mode="after")
+    def _peers_and_ports_make_sense(self) -> Self:
+        titles = [peer.ae_title for peer in self.peers]
+        if repeated := sorted({title for title in titles if titles.count(title) > 1}):
+            msg = f"dicom.peers names {', '.join(repeated)} twice: write its addresses in one entry"
+            raise ValueError(msg)
+        if not self.plain and self.tls.port is None:
+            msg = "dicom.plain = false closes the only port: set dicom.tls.port"
+            raise ValueError(msg)
+        return self
 
 
 class DestinationSettings(_Section):
@@ -54,6 +130,13 @@ class DestinationSettings(_Section):
     port: Annotated[int, Field(ge=1, le=65535)]
     # The Secondary Capture: beside each SEG, or in its place where the receiver takes no SEG.
     captures: Captures = "never"
+    presentation_states: Wanted = "never"  # outlines over each image (GSPS)
+    documents: Wanted = "never"  # the report as a page (Encapsulated PDF)
+    # Our rejection note for what it has of an image that its sender rejected.
+    rejection_notes: Literal["never", "always"] = "always"
+    # Storage Commitment: a delivery is done when the receiver commits to the object, not when sent.
+    commitment: bool = False
+    tls: bool = False  # with the files of dicom.tls; its certificate must name `host`
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -89,6 +172,76 @@ class DeliverySettings(_Section):
     backoff_cap_seconds: Annotated[float, Field(gt=0)] = 900.0
     max_attempts: Annotated[int, Field(ge=1)] = 1000  # ten days at the cap of the back-off
     batch: Annotated[int, Field(ge=1)] = 50
+    commitment_delay_seconds: Annotated[float, Field(ge=0)] = 5.0  # between sending and asking
+    commitment_hold_seconds: Annotated[float, Field(ge=0)] = 5.0  # for an answer on the same line
+    commitment_timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0  # then asked again
+
+
+class CommitmentPeerSettings(_Section):
+    """Where a sender takes the answers to its questions for Storage Commitment."""
+
+    ae_title: AETitle
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: bool = False  # as for destinations
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+class CommitmentProviderSettings(_Section):
+    """Storage Commitment for senders; the answers go to `peers`, by AE title."""
+
+    enabled: bool = False
+    calling_aets: tuple[AETitle, ...] = ()  # empty: every peer
+    peers: tuple[CommitmentPeerSettings, ...] = ()
+
+    def peer(self, ae_title: str) -> CommitmentPeerSettings | None:
+        """Return where to answer an AE that may ask; None when it may not, or has no address."""
+        if not self.enabled or (self.calling_aets and ae_title not in self.calling_aets):
+            return None
+        return next((each for each in self.peers if each.ae_title == ae_title), None)
+
+    @model_validator(mode="after")
+    def _peers_have_titles_of_their_own(self) -> Self:
+        titles = [each.ae_title for each in self.peers]
+        if repeated := sorted({title for title in titles if titles.count(title) > 1}):
+            msg = f"commitment_provider.peers names an AE title twice: {', '.join(repeated)}"
+            raise ValueError(msg)
+        return self
+
+
+class MoveDestinationSettings(_Section):
+    """An AE that C-MOVE may send to, beside the receivers of results."""
+
+    ae_title: AETitle
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: bool = False  # as for destinations
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+class QueryRetrieveSettings(_Section):
+    """The Query/Retrieve SCP."""
+
+    enabled: bool = False
+    calling_aets: tuple[AETitle, ...] = ()  # who may query and retrieve; never everybody
+    move_destinations: tuple[MoveDestinationSettings, ...] = ()
+    max_results: Annotated[int, Field(ge=1, le=10_000)] = 1000  # entities or objects per request
+    max_files: Annotated[int, Field(ge=1)] = 10_000  # opened per query, for what no row has
+
+    @model_validator(mode="after")
+    def _it_is_said_who_and_where(self) -> Self:
+        if self.enabled and not self.calling_aets:
+            msg = "query_retrieve.enabled needs query_retrieve.calling_aets: name who may query"
+            raise ValueError(msg)
+        titles = [each.ae_title for each in self.move_destinations]
+        if repeated := sorted({title for title in titles if titles.count(title) > 1}):
+            msg = f"query_retrieve.move_destinations names {', '.join(repeated)} twice: keep one"
+            raise ValueError(msg)
+        return self
 
 
 class WebSettings(_Section):
@@ -197,3 +350,6 @@ class ObjectSettings(_Section):
     seg_series_number: Annotated[int, Field(gt=0)] = 9001
     sr_series_number: Annotated[int, Field(gt=0)] = 9002
     sc_series_number: Annotated[int, Field(gt=0)] = 9003
+    pr_series_number: Annotated[int, Field(gt=0)] = 9004
+    pdf_series_number: Annotated[int, Field(gt=0)] = 9005
+    ko_series_number: Annotated[int, Field(gt=0)] = 9006

@@ -9,13 +9,19 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 import models.audit
-import models.delivery
+import models.commitment
 import models.job
+import models.rejection
 
 _BUSY_SECONDS = 30
 
 # Naming one class of each topmost module makes sure that every table is in the metadata.
-_TOPMOST = (models.audit.AuditEvent, models.delivery.Delivery, models.job.Job)
+_TOPMOST = (
+    models.audit.AuditEvent,
+    models.commitment.CommitmentRequest,
+    models.job.Job,
+    models.rejection.KeyObject,
+)
 METADATA = _TOPMOST[0].metadata
 
 

@@ -19,12 +19,16 @@ from pydantic_settings import (
 from models.sections import (
     AnalysisSettings,
     Captures,
+    CommitmentPeerSettings,
+    CommitmentProviderSettings,
     DecodeSettings,
     DeliverySettings,
     DestinationSettings,
     DicomSettings,
     DispatchSettings,
+    MoveDestinationSettings,
     ObjectSettings,
+    QueryRetrieveSettings,
     RuleSettings,
     ShadowSettings,
     WebSettings,
@@ -46,6 +50,8 @@ class Settings(BaseSettings):
     destinations: tuple[DestinationSettings, ...] = ()
     dispatch: DispatchSettings = DispatchSettings()
     delivery: DeliverySettings = DeliverySettings()
+    commitment_provider: CommitmentProviderSettings = CommitmentProviderSettings()
+    query_retrieve: QueryRetrieveSettings = QueryRetrieveSettings()
     web: WebSettings = WebSettings()
     decode: DecodeSettings = DecodeSettings()
     analysis: AnalysisSettings = AnalysisSettings()
@@ -79,6 +85,21 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _receivers_over_tls_can_be_verified(self) -> Self:
+        receivers: tuple[
+            DestinationSettings | CommitmentPeerSettings | MoveDestinationSettings, ...
+        ] = (
+            *self.destinations,
+            *self.commitment_provider.peers,
+            *self.query_retrieve.move_destinations,
+        )
+        titles = [each.ae_title for each in receivers if each.tls]
+        if titles and self.dicom.tls.trusted_cas is None:
+            msg = f"{titles[0]} has tls: set dicom.tls.trusted_cas to know its certificate"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _shadow_has_something_to_compare(self) -> Self:
         if self.shadow.model is not None and self.models == (self.shadow.model,):
             msg = f"shadow.model {self.shadow.model} is the model that analyses everything already"
@@ -96,9 +117,31 @@ class Settings(BaseSettings):
         """Whether some destination may want the Secondary Capture of an image."""
         return any(destination.captures != "never" for destination in self.destinations)
 
+    @property
+    def makes_presentation_states(self) -> bool:
+        """Whether some destination wants the presentation state of an image."""
+        return any(each.presentation_states == "always" for each in self.destinations)
+
+    @property
+    def makes_documents(self) -> bool:
+        """Whether some destination wants the report as a PDF."""
+        return any(each.documents == "always" for each in self.destinations)
+
     def destinations_by_captures(self, captures: Captures) -> frozenset[str]:
         """Return the names of the destinations with this value of `captures`."""
         return frozenset(each.name for each in self.destinations if each.captures == captures)
+
+    @property
+    def destinations_with_notes(self) -> frozenset[str]:
+        """Return the names of the destinations that get our rejection notes."""
+        return frozenset(
+            each.name for each in self.destinations if each.rejection_notes == "always"
+        )
+
+    @property
+    def destinations_with_commitment(self) -> frozenset[str]:
+        """Return the names of the destinations that are asked for Storage Commitment."""
+        return frozenset(each.name for each in self.destinations if each.commitment)
 
     def model_for(self, calling_aet: str) -> str:
         """Return the model of the first rule for that sender, else the default."""

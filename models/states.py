@@ -16,6 +16,8 @@ class InstanceState(StrEnum):
     NOT_ANALYSED = "not_analysed"  # with a reason
     FAILED = "failed"  # with a reason
     QUARANTINED = "quarantined"  # with a reason; waits for an operator
+    WITHDRAWN = "withdrawn"  # a rejection note names it; with the reason, counts no more
+    SUPERSEDED = "superseded"  # another row of its SOP Instance UID counts, by its reason
 
 
 class StudyState(StrEnum):
@@ -34,6 +36,7 @@ class JobKind(StrEnum):
     ANALYSE = "analyse"
     REPORT = "report"
     SHADOW = "shadow"  # analyse again with another model, only to compare
+    COMPARE = "compare"  # pixels and header with those of the same SOP Instance UID
 
 
 class JobState(StrEnum):
@@ -44,6 +47,7 @@ class JobState(StrEnum):
     DONE = "done"
     FAILED = "failed"  # final by its own outcome
     DEAD = "dead"  # attempts used up
+    CANCELLED = "cancelled"  # its image was withdrawn
 
 
 class DeliveryState(StrEnum):
@@ -55,6 +59,24 @@ class DeliveryState(StrEnum):
     COMMITTED = "committed"  # the destination confirmed by storage commitment
     REJECTED = "rejected"  # the destination will never take it
     DEAD = "dead"  # attempts used up
+    WITHDRAWN = "withdrawn"  # not sent any more: its image was rejected
+
+
+class CommitmentState(StrEnum):
+    """What became of a question for Storage Commitment that we asked."""
+
+    REQUESTED = "requested"  # written before it is asked; the answer is out
+    ANSWERED = "answered"
+    EXPIRED = "expired"  # no answer in time, asked again under another Transaction UID
+    REFUSED = "refused"  # the N-ACTION failed
+
+
+class EventReportState(StrEnum):
+    """How far the answer to somebody's question for Storage Commitment is."""
+
+    DUE = "due"
+    ACCEPTED = "accepted"  # the peer answered the N-EVENT-REPORT with success
+    DEAD = "dead"  # attempts used up
 
 
 class ArtifactKind(StrEnum):
@@ -65,6 +87,9 @@ class ArtifactKind(StrEnum):
     DISPLAY = "display"
     OVERLAY = "overlay"
     SC = "sc"  # the overlay as a Secondary Capture, where a destination may want it
+    PR = "pr"  # outlines as a presentation state, where a destination wants it
+    PDF = "pdf"  # the report as an Encapsulated PDF, where a destination wants it
+    KO = "ko"  # our rejection note: takes back objects made from a rejected image
 
 
 class StoreOutcome(StrEnum):
@@ -73,45 +98,68 @@ class StoreOutcome(StrEnum):
     STORED = "stored"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
+    UPDATE = "update"  # the same pixels under a corrected identity, or encoded otherwise
     OWN_RESULT = "own_result"
 
 
-State = InstanceState | StudyState | JobState | DeliveryState
+State = InstanceState | StudyState | JobState | DeliveryState | CommitmentState | EventReportState
 
 _I, _S, _J, _D = InstanceState, StudyState, JobState, DeliveryState
+_C, _E = CommitmentState, EventReportState
 
 # One table per machine: members of two StrEnums with the same text are equal, so a single table
 # keyed by member would let one machine overwrite another's "failed" or "dead".
 TRANSITIONS: Final[dict[type[State], dict[State, frozenset[State]]]] = {
     InstanceState: {
-        _I.RECEIVED: frozenset({_I.QUEUED, _I.NOT_ANALYSED, _I.FAILED, _I.QUARANTINED}),
-        _I.QUEUED: frozenset({_I.ANALYSED, _I.NOT_ANALYSED, _I.FAILED}),
-        _I.ANALYSED: frozenset(),
-        _I.NOT_ANALYSED: frozenset({_I.QUEUED}),
-        _I.FAILED: frozenset({_I.QUEUED}),
-        _I.QUARANTINED: frozenset({_I.QUEUED}),
+        _I.RECEIVED: frozenset(
+            {
+                *(_I.QUEUED, _I.NOT_ANALYSED, _I.FAILED, _I.QUARANTINED),
+                *(_I.WITHDRAWN, _I.SUPERSEDED),
+            }
+        ),
+        _I.QUEUED: frozenset({_I.ANALYSED, _I.NOT_ANALYSED, _I.FAILED, _I.WITHDRAWN}),
+        # Queued: its results are made again, under a corrected identity.
+        _I.ANALYSED: frozenset({_I.QUEUED, _I.WITHDRAWN, _I.SUPERSEDED}),
+        _I.NOT_ANALYSED: frozenset({_I.QUEUED, _I.WITHDRAWN, _I.SUPERSEDED}),
+        _I.FAILED: frozenset({_I.QUEUED, _I.WITHDRAWN, _I.SUPERSEDED}),
+        _I.QUARANTINED: frozenset({_I.QUEUED, _I.RECEIVED, _I.SUPERSEDED}),
+        _I.WITHDRAWN: frozenset(),
+        _I.SUPERSEDED: frozenset(),
     },
     StudyState: {
         _S.OPEN: frozenset({_S.SETTLED, _S.CLOSED}),
-        _S.SETTLED: frozenset({_S.OPEN, _S.REPORTED}),
+        _S.SETTLED: frozenset({_S.OPEN, _S.REPORTED, _S.CLOSED}),
         _S.REPORTED: frozenset({_S.OPEN, _S.DELIVERED}),
         _S.DELIVERED: frozenset({_S.OPEN}),
         _S.CLOSED: frozenset({_S.OPEN}),
     },
     JobState: {
-        _J.PENDING: frozenset({_J.LEASED, _J.DEAD}),
-        _J.LEASED: frozenset({_J.DONE, _J.FAILED, _J.PENDING, _J.DEAD}),
+        _J.PENDING: frozenset({_J.LEASED, _J.DEAD, _J.CANCELLED}),
+        _J.LEASED: frozenset({_J.DONE, _J.FAILED, _J.PENDING, _J.DEAD, _J.CANCELLED}),
         _J.DONE: frozenset(),
         _J.FAILED: frozenset({_J.PENDING}),
         _J.DEAD: frozenset({_J.PENDING}),
+        _J.CANCELLED: frozenset(),
     },
     DeliveryState: {
-        _D.DUE: frozenset({_D.SENDING, _D.DEAD}),
+        _D.DUE: frozenset({_D.SENDING, _D.DEAD, _D.WITHDRAWN}),
         _D.SENDING: frozenset({_D.SENT, _D.DUE, _D.REJECTED, _D.DEAD}),
         _D.SENT: frozenset({_D.COMMITTED, _D.DUE}),
         _D.COMMITTED: frozenset(),
         _D.REJECTED: frozenset({_D.DUE}),
         _D.DEAD: frozenset({_D.DUE}),
+        _D.WITHDRAWN: frozenset(),
+    },
+    CommitmentState: {
+        _C.REQUESTED: frozenset({_C.ANSWERED, _C.EXPIRED, _C.REFUSED}),
+        _C.ANSWERED: frozenset(),
+        _C.EXPIRED: frozenset({_C.ANSWERED}),
+        _C.REFUSED: frozenset({_C.ANSWERED}),
+    },
+    EventReportState: {
+        _E.DUE: frozenset({_E.ACCEPTED, _E.DEAD}),
+        _E.ACCEPTED: frozenset({_E.DUE}),
+        _E.DEAD: frozenset({_E.DUE}),
     },
 }
 

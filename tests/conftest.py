@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import servers
 import sqlalchemy as sa
+from dicomweb import PLUGIN, WebOrthanc
 
 from dicom_node.demo.pacs import OrthancPacs, StoragePacs, find_orthanc
 
@@ -98,6 +99,18 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def orthanc(tmp_path: Path) -> Iterator[OrthancPacs]:
     """A real, empty Orthanc that accepts everything from everybody."""
     pacs = OrthancPacs(find_orthanc() or missing("Orthanc is not installed"), tmp_path / "orthanc")
+    try:
+        yield pacs
+    finally:
+        pacs.close()
+
+
+@pytest.fixture
+def web_orthanc(tmp_path: Path) -> Iterator[WebOrthanc]:
+    """A real, empty Orthanc that also speaks DICOMweb."""
+    if not PLUGIN.exists():
+        missing("the DICOMweb plug-in of Orthanc is not installed (orthanc-dicomweb)")
+    pacs = WebOrthanc(find_orthanc() or missing("Orthanc is not installed"), tmp_path / "web")
     try:
         yield pacs
     finally:

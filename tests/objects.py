@@ -1,9 +1,10 @@
-"""Every shape that SEG, SR and SC take: one object per source header, note, caveat and setting."""
+"""Every shape that our objects take: one per source header, grey scale, note, caveat, setting."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from io import BytesIO
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,15 @@ from pydicom.dataset import Dataset
 
 from models.reasons import Reason
 from models.sections import AnalysisSettings
+from worker import codes
+from worker.capture import overlay
+from worker.document import build_document
 from worker.equipment import to_bytes
+from worker.grey_scale import SIGMOID, GreyScale, LookupTable, Rescale, VoiTable, Window
 from worker.measurements import measure
+from worker.page import PageImage
+from worker.presentation import build_presentation_state
+from worker.rejection import build_rejection_note
 from worker.report import build_report
 from worker.report_groups import ReportImage
 from worker.secondary_capture import build_secondary_capture
@@ -56,9 +64,21 @@ _HEADERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def _analysed() -> Iterator[AnalysedImage]:
+_RAMP = LookupTable(-8, tuple(range(0, 4096, 16)))
+_GREY_SCALES = (
+    GreyScale(Rescale(2.0, -100.0), Window(900.0, 1200.0)),
+    GreyScale(_RAMP, Window(0.0, 10.0, SIGMOID), is_inverse=True),
+    GreyScale(None, VoiTable(_RAMP, 4080.0)),
+)
+
+
+def _of_headers() -> Iterator[AnalysedImage]:
     for header in _HEADERS:
         yield analysed_image(chest_image(ds=chest_dataset(**header)))
+
+
+def _analysed() -> Iterator[AnalysedImage]:
+    yield from _of_headers()
     for basis in SpacingBasis:
         yield analysed_image(chest_image(spacing=Spacing(0.2, 0.2, basis)))
     masks, settings = lung_masks(), AnalysisSettings(zone_score=True)
@@ -85,6 +105,36 @@ def segmentations() -> tuple[Dataset, ...]:
 def captures() -> tuple[Dataset, ...]:
     """Return Secondary Captures as they are sent, without pixels."""
     return tuple(_sent(build_secondary_capture(each, object_context())) for each in _analysed())
+
+
+@cache
+def presentations() -> tuple[Dataset, ...]:
+    """Return presentation states as they are sent."""
+    shown = (analysed_image(chest_image(grey_scale=each)) for each in _GREY_SCALES)
+    states = (build_presentation_state(each, object_context()) for each in (*_analysed(), *shown))
+    return tuple(map(_sent, states))
+
+
+@cache
+def documents() -> tuple[Dataset, ...]:
+    """Return encapsulated documents as they are sent; the last one replaces another."""
+    pages = [
+        PageImage(ReportImage.of(each, build_segmentation(each, object_context())), overlay(each))
+        for each in _of_headers()
+    ]
+    first = [_sent(build_document([page], object_context(), 1)) for page in pages]
+    return (*first, _sent(build_document(pages[:1], object_context(), 2, first[0])))
+
+
+@cache
+def notes() -> tuple[Dataset, ...]:
+    """Return our rejection notes as they are sent: about SEG, picture and report, and about one."""
+    reasons = cycle(codes.REJECTIONS)
+    named = [*zip(segmentations(), captures(), reports(), strict=False)]
+    named += [segmentations()[:1], reports()[:1]]
+    return tuple(
+        _sent(build_rejection_note(each, next(reasons), 1, object_context())) for each in named
+    )
 
 
 @cache

@@ -70,10 +70,22 @@ def store_request(sop_class_uid: str, sop_instance_uid: str, data: bytes) -> C_S
 
 
 def store_bytes(
-    assoc: Association, sop_class_uid: str, sop_instance_uid: str, data: bytes
+    assoc: Association,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    data: bytes,
+    transfer_syntax: str | None = None,
 ) -> int | None:
-    """C-STORE `data` as it is under the UIDs given; None when no answer came."""
-    context = next(cx for cx in assoc.accepted_contexts if cx.abstract_syntax == sop_class_uid)
+    """C-STORE `data` as it is under the UIDs given; None when no answer came.
+
+    The context is the first one of the class, or of class and transfer syntax.
+    """
+    context = next(
+        cx
+        for cx in assoc.accepted_contexts
+        if cx.abstract_syntax == sop_class_uid
+        and transfer_syntax in {None, *map(str, cx.transfer_syntax)}
+    )
     request = store_request(sop_class_uid, sop_instance_uid, data)
     assoc._reactor_checkpoint.clear()
     while not assoc._is_paused:

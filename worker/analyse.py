@@ -1,4 +1,4 @@
-"""The file command: files in, SEG, SR and overlays out; no server, database or broker."""
+"""The file command: files in; SEG, SR, overlays and what else is wanted out; no server."""
 
 import logging
 import os
@@ -7,23 +7,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from models.files import atomic_write
 from models.identity import make_uid
 from models.reasons import Reason
 from models.settings import Settings
-from worker.capture import overlay_png
+from worker.capture import overlay, overlay_png
 from worker.equipment import ObjectContext, date_of_source, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
 from worker.header import data_set_sha256, get_text, is_uid
 from worker.pipeline import Classifies, Segments, analyse_image
+from worker.presentation import build_presentation_state
 from worker.report import build_report
 from worker.report_groups import AREA_DIGITS, PERCENT_DIGITS, ReportImage
 from worker.sandbox import Sandbox
+from worker.secondary_capture import build_secondary_capture
 from worker.segmentation import build_segmentation
 from worker.types import (
     SIDES,
+    AnalysedImage,
     Caveat,
     FileOutcome,
     Measurements,
@@ -40,6 +44,27 @@ _FOR_PRESENTATION: Final = "1.2.840.10008.5.1.4.1.1.1.1"
 _FOR_PROCESSING: Final = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _UIDS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _SUFFIX: Final = 12
+_FILES: Final = ("seg", "sr", "overlay", "sc", "pr", "pdf")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the command writes beside SEG, SR and overlay."""
+
+    capture: bool = False
+    presentation_state: bool = False
+    pdf: bool = False
+
+
+NO_EXTRAS: Final = Extras()
+
+
+@dataclass(frozen=True)
+class _Analysed:
+    """What the documents of a study need of one image; the picture only for the page."""
+
+    report: ReportImage
+    picture: Image.Image | None
 
 
 @dataclass(frozen=True)
@@ -51,18 +76,16 @@ class FileResult:
     model: ModelIdentity | None = None
     seconds: float | None = None
     caveats: tuple[Caveat, ...] = ()
-    files: dict[str, str | None] = field(
-        default_factory=lambda: {"seg": None, "sr": None, "overlay": None}
-    )
+    files: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(_FILES))
 
     @property
     def is_analysed(self) -> bool:
         """Whether the file got a number."""
         return self.outcome.status == "analysed"
 
-    def with_report(self, report: str | None) -> "FileResult":
-        """Return the result with the study's SR named, when its figures are in it."""
-        return replace(self, files=self.files | {"sr": report}) if self.is_analysed else self
+    def with_report(self, written: dict[str, str | None]) -> "FileResult":
+        """Return the result with the study's SR and page named, when its figures are in them."""
+        return replace(self, files=self.files | written) if self.is_analysed else self
 
     def as_row(self) -> dict[str, Any]:
         """Return the public JSON object of the file (DESIGN, public contract)."""
@@ -159,12 +182,14 @@ class FileAnalysis:
         settings: Settings,
         out: Path,
         classifier: Classifies | None = None,
+        extras: Extras = NO_EXTRAS,
     ) -> None:
         self._sandbox = sandbox
         self._segmenter = segmenter
         self._classifier = classifier
         self._settings = settings
         self._out = out
+        self._extras = extras
         self._names: dict[str, str] = {}
 
     def results(self, files: Sequence[Path]) -> Iterator[FileResult]:
@@ -184,7 +209,7 @@ class FileAnalysis:
         """Analyse the files of one study and write its report."""
         presented = any(file.sop_class == _FOR_PRESENTATION for file in study)
         results: list[FileResult] = []
-        images: list[ReportImage] = []
+        images: list[_Analysed] = []
         for file in study:
             try:
                 if presented and file.sop_class == _FOR_PROCESSING:
@@ -195,15 +220,15 @@ class FileAnalysis:
                 result = _refused(file.path, error, file.header)
             results.append(result)
         try:
-            report = self._write_report(images, study, results) if images else None
+            written = self._write_documents(images, study, results) if images else {}
         except Exception as error:  # noqa: BLE001  the loop edge: every file gets a status
             return [
                 _refused(file.path, error, file.header) if result.is_analysed else result
                 for file, result in zip(study, results, strict=True)
             ]
-        return [result.with_report(report) for result in results]
+        return [result.with_report(written) for result in results]
 
-    def _file(self, file: _Scanned) -> tuple[FileResult, ReportImage]:
+    def _file(self, file: _Scanned) -> tuple[FileResult, _Analysed]:
         analysed = analyse_image(
             file.path, self._sandbox, self._segmenter, self._settings, self._classifier
         )
@@ -213,10 +238,11 @@ class FileAnalysis:
         name = self._unique_name(
             get_text(header, "SOPInstanceUID"), analysed.data_set_sha256[:_SUFFIX]
         )
-        written = {
+        picture = overlay(analysed)
+        written = dict.fromkeys(_FILES) | {
             "seg": self._write(f"{name}.seg.dcm", to_bytes(seg)),
-            "sr": None,
-            "overlay": self._write(f"{name}.overlay.png", overlay_png(analysed)),
+            "overlay": self._write(f"{name}.overlay.png", overlay_png(analysed, picture)),
+            **self._write_extras(name, analysed, picture),
         }
         del seg.PixelData  # the report needs its references only
         outcome = FileOutcome(
@@ -233,23 +259,45 @@ class FileAnalysis:
             analysed.caveats,
             written,
         )
-        return result, ReportImage.of(analysed, seg)
+        return result, _Analysed(
+            ReportImage.of(analysed, seg), picture if self._extras.pdf else None
+        )
 
-    def _write_report(
-        self, images: list[ReportImage], study: list[_Scanned], results: list[FileResult]
-    ) -> str:
+    def _write_extras(
+        self, name: str, analysed: AnalysedImage, picture: Image.Image
+    ) -> dict[str, str]:
+        """Write what else is wanted of one image."""
+        context, written = self._context([analysed.image.header]), {}
+        if self._extras.capture:
+            capture = to_bytes(build_secondary_capture(analysed, context, picture))
+            written["sc"] = self._write(f"{name}.sc.dcm", capture)
+        if self._extras.presentation_state:
+            state = to_bytes(build_presentation_state(analysed, context))
+            written["pr"] = self._write(f"{name}.pr.dcm", state)
+        return written
+
+    def _write_documents(
+        self, images: list[_Analysed], study: list[_Scanned], results: list[FileResult]
+    ) -> dict[str, str | None]:
+        """Write the SR of a study, and its page where that is wanted."""
         # The same bytes given twice are one image of the study.
-        distinct = list({image.key: image for image in images}.values())
-        headers = [image.header for image in distinct]
+        distinct = list({image.report.key: image for image in images}.values())
+        reports = [image.report for image in distinct]
+        headers = [image.header for image in reports]
         rest = [
             self._unanalysed(file, Reason(result.outcome.reason or ""))
             for file, result in zip(study, results, strict=True)
             if not result.is_analysed
         ]
-        report = build_report(distinct, self._context(headers), revision=1, unanalysed=rest)
+        context = self._context(headers)
+        report = build_report(reports, context, revision=1, unanalysed=rest)
         patient = make_uid("", get_text(headers[0], "PatientID"))[-_SUFFIX:]
         name = self._unique_name(get_text(headers[0], "StudyInstanceUID"), patient)
-        return self._write(f"{name}.sr.dcm", to_bytes(report))
+        written: dict[str, str | None] = {"sr": self._write(f"{name}.sr.dcm", to_bytes(report))}
+        if self._extras.pdf:
+            page = to_bytes(_page(distinct, context, rest))
+            written["pdf"] = self._write(f"{name}.pdf.dcm", page)
+        return written
 
     def _unanalysed(self, file: _Scanned, reason: Reason) -> UnanalysedImage:
         uid = get_text(file.header, "SOPInstanceUID")
@@ -280,6 +328,16 @@ class FileAnalysis:
         path = self._out / name
         atomic_write(path, data)
         return str(path)
+
+
+def _page(
+    images: Iterable[_Analysed], context: ObjectContext, rest: Iterable[UnanalysedImage]
+) -> Dataset:
+    from worker.document import build_document  # noqa: PLC0415  matplotlib, only where wanted
+    from worker.page import PageImage  # noqa: PLC0415  the same
+
+    pages = [PageImage(each.report, each.picture) for each in images if each.picture]
+    return build_document(pages, context, revision=1, unanalysed=rest)
 
 
 def _refused(path: Path, error: Exception, header: Dataset | None = None) -> FileResult:

@@ -37,20 +37,32 @@ def display_png(image: ChestImage) -> bytes:
     return _encode(_grey(image, _size(image, 0)))
 
 
-def overlay_png(analysed: AnalysedImage) -> bytes:
+def overlay_png(analysed: AnalysedImage, picture: Image.Image | None = None) -> bytes:
     """Return an RGB PNG: lung contours, translucent opacity, side marks and a caption strip."""
-    return _encode(_with_caption(_overlay(analysed), analysed.measurements))
+    return _encode(_with_caption(picture or overlay(analysed), analysed.measurements))
 
 
-def statement_pixels(analysed: AnalysedImage) -> NDArray[np.uint8]:
+def statement_pixels(
+    analysed: AnalysedImage, picture: Image.Image | None = None
+) -> NDArray[np.uint8]:
     """Return the overlay as RGB pixels, with all that must be said where only pixels are seen.
 
     What it is and is not for, figures, caveats, model and version.
     """
-    return np.asarray(_with_statement(_overlay(analysed), analysed), np.uint8)
+    return np.asarray(_with_statement(picture or overlay(analysed), analysed), np.uint8)
 
 
-def _overlay(analysed: AnalysedImage) -> Image.Image:
+def without_caption(png: bytes) -> Image.Image:
+    """Return the picture of `overlay_png` without its strip, which has no patient to its name."""
+    with Image.open(BytesIO(png)) as whole:
+        return whole.convert("RGB").crop((0, 0, whole.width, whole.height - _strip(whole.width)))
+
+
+def overlay(analysed: AnalysedImage) -> Image.Image:
+    """Return the upright radiograph with lung contours, translucent opacity and side marks.
+
+    The other pictures are made of it; they take it where it is made already.
+    """
     image = analysed.image
     size = _size(image, _MIN_OVERLAY_SIDE)
     canvas = np.repeat(np.asarray(_grey(image, size), np.float32)[..., None], 3, axis=2)
@@ -122,7 +134,7 @@ def _mark_sides(picture: Image.Image, *, assumed: bool) -> None:
 def _with_caption(picture: Image.Image, measurements: Measurements) -> Image.Image:
     """Return the picture above a strip with the figures and the notice."""
     unit = picture.width / 100
-    strip = round(15 * unit)
+    strip = _strip(picture.width)
     whole = Image.new("RGB", (picture.width, picture.height + strip), _STRIP)
     whole.paste(picture, (0, 0))
     draw = ImageDraw.Draw(whole)
@@ -130,6 +142,11 @@ def _with_caption(picture: Image.Image, measurements: Measurements) -> Image.Ima
     end = (whole.width - 3 * unit, picture.height + 11 * unit)
     draw.text(end, _NOTICE, font=_font(2.4 * unit), fill=_FAINT, anchor="rm")
     return whole
+
+
+def _strip(width: int) -> int:
+    """Return the height of the strip below an overlay picture of this width."""
+    return round(15 * (width / 100))
 
 
 def _with_statement(picture: Image.Image, analysed: AnalysedImage) -> Image.Image:

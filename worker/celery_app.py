@@ -111,6 +111,10 @@ def register(app: Celery, settings: Settings) -> None:
     def shadow(job_id: int) -> None:
         tasks.shadow(job_id, process.runtime)
 
+    @app.task(name=TASKS[JobKind.COMPARE])  # type: ignore[untyped-decorator]  # Celery has no types
+    def compare(job_id: int) -> None:
+        tasks.compare(job_id, process.runtime)
+
     @inspect_command(name=CONTROL_MODELS)  # type: ignore[untyped-decorator]  # Celery has no types
     def installed(_state: object) -> dict[str, object]:
         return what_is_installed(settings)

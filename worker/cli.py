@@ -123,6 +123,9 @@ def run(*, config: Path | None, data_dir: Path | None) -> None:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--model", help="Installed model (default: the configured one).")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where it runs.")
+@click.option("--capture", is_flag=True, help="Also a Secondary Capture per image.")
+@click.option("--presentation-state", is_flag=True, help="Also outlines (GSPS) per image.")
+@click.option("--pdf", is_flag=True, help="Also the report as Encapsulated PDF per study.")
 @click.option("--json", "form", flag_value="json", help="One JSON object per file.")
 @click.option("--csv", "form", flag_value="csv", help="Comma-separated values with a header.")
 @_with_common
@@ -135,13 +138,14 @@ def analyse(
     form: str | None,
     config: Path | None,
     data_dir: Path | None,
+    **extras: bool,
 ) -> None:
     """Analyse DICOM files: SEG and overlay per image, SR per study. Folders are searched."""
     set_up_logging("analyse", level="WARNING")
     settings = _with_options(_settings(config, data_dir), model, device)
     _make_writable(out)
     try:
-        rows = _analyse(paths, out, settings)
+        rows = _analyse(paths, out, settings, extras)
         {"json": _print_json, "csv": _print_csv}.get(form or "", _print_table)(rows)
     except BundleError as error:
         raise click.UsageError(str(error)) from error
@@ -157,8 +161,10 @@ def _make_writable(out: Path) -> None:
         raise click.UsageError(msg) from error
 
 
-def _analyse(paths: tuple[Path, ...], out: Path, settings: Settings) -> Iterator["FileResult"]:
-    from worker.analyse import FileAnalysis, find_files
+def _analyse(
+    paths: tuple[Path, ...], out: Path, settings: Settings, extras: dict[str, bool]
+) -> Iterator["FileResult"]:
+    from worker.analyse import Extras, FileAnalysis, find_files
     from worker.classifier import load_classifier
     from worker.inference import Segmenter
     from worker.registry import find_bundle
@@ -170,7 +176,7 @@ def _analyse(paths: tuple[Path, ...], out: Path, settings: Settings) -> Iterator
     files = find_files(paths)
     with Sandbox(settings) as sandbox, _progress() as progress:
         task = progress.add_task("analysing", total=len(files))
-        analysis = FileAnalysis(sandbox, segmenter, settings, out, classifier)
+        analysis = FileAnalysis(sandbox, segmenter, settings, out, classifier, Extras(**extras))
         for result in analysis.results(files):
             progress.advance(task)
             yield result

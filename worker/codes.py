@@ -125,3 +125,11 @@ SOP_INSTANCE_UID: Final = _private("SOP_INSTANCE_UID", "SOP Instance UID")  # PS
 def reason(kind: Reason) -> CodedConcept:
     """Return the code of the reason why an image was not analysed; its sentence stands below it."""
     return _named(kind)
+
+
+# Document titles of rejection notes (CID 7010)
+REJECTIONS: Final[dict[Reason, Code]] = {
+    Reason.REJECTED_QUALITY: codes.DCM.RejectedForQualityReasons,
+    Reason.REJECTED_SAFETY: codes.DCM.RejectedForPatientSafetyReasons,
+    Reason.REJECTED_WORKLIST: codes.DCM.IncorrectModalityWorklistEntry,
+}

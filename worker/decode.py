@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 from pydicom.dataset import Dataset
 
 from models.reasons import Reason
-from worker import gate, header, pixels
+from worker import fingerprint, gate, header, pixels
 from worker.errors import NotAnalysable
 from worker.types import ChestImage
 
@@ -46,6 +46,8 @@ def _answer(request: dict[str, str], limits: gate.Limits) -> Reply:
         if request["operation"] == "header":
             ds = header.read_data_set(path, pixels=False)
             return {"outcome": "header", "header": _as_json(header.normalised_header(ds))}, b""
+        if request["operation"] == "fingerprint":
+            return _fingerprint(header.read_data_set(path))
         return _describe(_load(path, limits))
     except NotAnalysable as outcome:
         return {
@@ -73,6 +75,15 @@ def _load(path: Path, limits: gate.Limits) -> ChestImage:
     return replace(image, notes=image.notes + gate.notes_of(ds, limits))
 
 
+def _fingerprint(ds: Dataset) -> Reply:
+    description = {
+        "outcome": "fingerprint",
+        "pixel_sha256": fingerprint.pixel_sha256(ds),
+        "header": _as_json(header.normalised_header(ds)),
+    }
+    return description, b""
+
+
 def _describe(image: ChestImage) -> Reply:
     description = {
         "outcome": "image",
@@ -82,6 +93,7 @@ def _describe(image: ChestImage) -> Reply:
         "orientation": asdict(image.orientation),
         "row_height_over_width": image.row_height_over_width,
         "notes": list(image.notes),
+        "grey_scale": image.grey_scale.as_json(),
     }
     return description, image.pixels.data.cast("B")
 

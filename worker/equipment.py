@@ -7,10 +7,11 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from highdicom import ContributingEquipment
+from highdicom import ContentQualificationValues, ContributingEquipment
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
 
 from models.identity import DEVICE_SERIAL_NUMBER, MANUFACTURER, NODE_MODEL_NAME, make_uid
 from models.sections import ObjectSettings
@@ -98,10 +99,40 @@ def node_equipment(context: ObjectContext) -> dict[str, Any]:
     }
 
 
+def acquisition_equipment(header: Dataset) -> list[ContributingEquipment]:
+    """Return the item for the device that made the source image, where its header names one."""
+    if not header.get("Manufacturer"):  # type 2 in the source, type 1 in the item
+        return []
+    return [ContributingEquipment.for_image_acquisition(header)]
+
+
+def object_arguments(models: Iterable[ModelIdentity], context: ObjectContext) -> dict[str, Any]:
+    """Return the arguments of highdicom that every object of ours gets: equipment, date, encoding.
+
+    `content_arguments` has those of objects with a Content Date.
+    """
+    return {
+        **node_equipment(context),
+        "contributing_equipment": [contributing_equipment(model, context) for model in models],
+        "content_qualification": ContentQualificationValues.RESEARCH,
+        "series_date": context.created.date(),
+        "series_time": context.created.time(),
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
+    }
+
+
+def content_arguments(context: ObjectContext) -> dict[str, Any]:
+    """Return the arguments of highdicom for Content Date and Time."""
+    return {"content_date": context.created.date(), "content_time": context.created.time()}
+
+
 def finish(ds: Dataset, header: Dataset, context: ObjectContext) -> None:
     """Replace what highdicom takes from the clock and a random source, and add what it omits."""
-    ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = f"{context.created:%Y%m%d}"
-    ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = f"{context.created:%H%M%S}"
+    date, time = f"{context.created:%Y%m%d}", f"{context.created:%H%M%S}"
+    ds.InstanceCreationDate = ds.SeriesDate = date
+    ds.InstanceCreationTime = ds.SeriesTime = time
+    if "ContentDate" in ds:  # in a presentation state they have other names
+        ds.ContentDate, ds.ContentTime = date, time
     for keyword in ("StudyDescription", "IssuerOfPatientID", "PatientAge"):
         if keyword in header and keyword not in ds:
             ds[keyword] = header[keyword]

@@ -7,6 +7,7 @@ WorkerError
 ├── ManifestError   a data set to train on is described wrongly
 ├── RecipeError     a recipe of a training cannot be followed
 ├── WeightsFileError  a file of weights to convert does not hold what the network needs
+├── ImageWithdrawnError  an image was rejected while its report was made: retryable, without it
 └── DecoderStartError  the decoder process does not start; no fault of the file
 Anything else is retryable: the job goes back to the queue until its attempts are used up.
 """
@@ -53,3 +54,7 @@ class WeightsFileError(WorkerError):
 
 class DecoderStartError(WorkerError):
     """The decoder process does not start (memory, environment): retryable."""
+
+
+class ImageWithdrawnError(WorkerError):
+    """An image of the report was rejected in the meantime: the next attempt leaves it out."""

@@ -18,6 +18,16 @@ from pydicom.pixels.utils import pixel_array as pydicom_pixel_array
 
 from models.reasons import Reason
 from worker.errors import NotAnalysable
+from worker.grey_scale import (
+    LINEAR_EXACT,
+    SIGMOID,
+    Floats,
+    GreyScale,
+    LookupTable,
+    Rescale,
+    VoiTable,
+    Window,
+)
 from worker.header import (
     READ_ERRORS,
     get_items,
@@ -29,7 +39,6 @@ from worker.header import (
 from worker.types import ChestImage, Orientation, Spacing, SpacingBasis
 
 Stored = NDArray[np.integer[Any]]
-Floats = NDArray[np.float64]
 
 DECODE_ERRORS: Final = (*READ_ERRORS, RuntimeError)
 
@@ -65,6 +74,10 @@ NOTE_PADDING: Final = "Pixel Padding Value covers nearly the whole image: ignore
 _FOR_PROCESSING: Final = "1.2.840.10008.5.1.4.1.1.1.1.1"
 
 
+class _UnusableError(Exception):
+    """A step of the grey scale is there and cannot be applied."""
+
+
 @dataclass(frozen=True)
 class _Grey:
     """Display values 0..1 of every possible stored value, and how many pixels have it."""
@@ -98,7 +111,7 @@ def decode_pixels(ds: Dataset) -> Stored:
 def chest_image(ds: Dataset, stored: Stored) -> ChestImage:
     """Put decoded pixels on the display scale and read their geometry; never raises on odd tags."""
     header = normalised_header(ds)
-    pixels, notes = display_scale(ds, stored)
+    pixels, grey_scale, notes = _displayed(ds, stored)
     spacing = spacing_of(ds)
     orientation = orientation_of(ds)
     ratio, aspect_notes = _aspect(ds, spacing)
@@ -110,11 +123,17 @@ def chest_image(ds: Dataset, stored: Stored) -> ChestImage:
         notes.append(NOTE_SPACING)
     if get_text(ds, "SOPClassUID") == _FOR_PROCESSING:
         notes.append(NOTE_FOR_PROCESSING)
-    return ChestImage(pixels, header, spacing, orientation, ratio, tuple(notes))
+    return ChestImage(pixels, header, spacing, orientation, ratio, tuple(notes), grey_scale)
 
 
 def display_scale(ds: Dataset, stored: Stored) -> tuple[NDArray[np.uint16], list[str]]:
     """Return uint16 pixels, 0..65535 with bright = dense, on the grid of `stored`, and notes."""
+    pixels, _, notes = _displayed(ds, stored)
+    return pixels, notes
+
+
+def _displayed(ds: Dataset, stored: Stored) -> tuple[NDArray[np.uint16], GreyScale, list[str]]:
+    """Return the pixels of `display_scale`, the steps that led there, and notes."""
     notes: list[str] = []
     bits = int(get_numbers(ds, "BitsStored")[0])
     lowest = -(1 << (bits - 1)) if stored.dtype.kind == "i" else 0
@@ -126,19 +145,25 @@ def display_scale(ds: Dataset, stored: Stored) -> tuple[NDArray[np.uint16], list
         padding = np.zeros_like(padding)
         notes.append(NOTE_PADDING)
     counts[padding] = 0
-    modality = _modality(ds, domain)
-    if modality is None:
-        modality = domain.astype(np.float64)
+    values = domain.astype(np.float64)
+    try:
+        modality = _modality(ds, domain)
+    except _UnusableError:
+        modality = None
         notes.append(NOTE_MODALITY)
-    display = _voi(ds, modality, counts)
-    if display is None:
-        display = _between_percentiles(_Grey(modality, counts))
+    if modality is not None:
+        values = modality.apply(values)
+    voi = _voi(ds, values, counts)
+    if voi is None:
+        voi = _between_percentiles(_Grey(values, counts))
         notes.append(NOTE_PERCENTILES)
-    if _is_inverse(ds):
+    grey_scale = GreyScale(modality, voi, _is_inverse(ds))
+    display = voi.apply(values)
+    if grey_scale.is_inverse:
         display = 1.0 - display
     display[padding] = 0.0
     table = np.rint(np.clip(display, 0.0, 1.0) * _WHITE).astype(np.uint16)
-    return table[index], notes
+    return table[index], grey_scale, notes
 
 
 def spacing_of(ds: Dataset) -> Spacing | None:
@@ -232,34 +257,37 @@ def _padding(ds: Dataset, domain: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray((domain >= min(ends)) & (domain <= max(ends)), dtype=np.bool_)
 
 
-def _modality(ds: Dataset, domain: NDArray[np.int64]) -> Floats | None:
-    """Modality LUT Sequence, else rescale (PS3.3 C.11.1); None when what is there is unusable."""
-    stored = domain.astype(np.float64)
+def _modality(ds: Dataset, domain: NDArray[np.int64]) -> Rescale | LookupTable | None:
+    """Return Modality LUT Sequence, else rescale (PS3.3 C.11.1); None where there is neither.
+
+    Raises _UnusableError when what is there is unusable.
+    """
     tables = get_items(ds, "ModalityLUTSequence")
     if tables:
-        return _looked_up(ds, tables[0], stored)
+        table = _table(ds, tables[0], signed=bool(domain[0] < 0))
+        if table is None:
+            raise _UnusableError
+        return table
     slope, intercept = get_numbers(ds, "RescaleSlope"), get_numbers(ds, "RescaleIntercept")
     if not slope and not intercept:
-        return stored
-    if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
         return None
-    return stored * slope[0] + intercept[0]
+    if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
+        raise _UnusableError
+    return Rescale(slope[0], intercept[0])
 
 
-def _looked_up(ds: Dataset, item: Dataset, values: Floats) -> Floats | None:
-    """Apply one LUT item (PS3.3 C.11.1.1, C.11.2.1.1) of any depth; None when it is unusable."""
+def _table(ds: Dataset, item: Dataset, *, signed: bool) -> LookupTable | None:
+    """Read one LUT item (PS3.3 C.11.1.1, C.11.2.1.1) of any depth; None when it is unusable."""
     descriptor = [int(number) for number in get_numbers(item, "LUTDescriptor")]
     if len(descriptor) != 3:  # noqa: PLR2004  entries, first value mapped, bits
         return None
     entries, first = descriptor[0] or 65536, descriptor[1]
-    if values.min() < 0 and first > 32767:  # noqa: PLR2004  its VR was read as US instead of SS
+    if signed and first > 32767:  # noqa: PLR2004  its VR was read as US instead of SS
         first -= 65536
     data = _lut_data(ds, item, entries)
     if data.size < entries or data.min() == data.max():
         return None
-    index = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)
-    looked_up: Floats = data[index]
-    return looked_up
+    return LookupTable(first, tuple(data[:entries].astype(np.int64).tolist()))
 
 
 def _lut_data(ds: Dataset, item: Dataset, entries: int) -> Floats:
@@ -274,35 +302,29 @@ def _lut_data(ds: Dataset, item: Dataset, entries: int) -> Floats:
         return np.zeros(1)
 
 
-def _voi(ds: Dataset, modality: Floats, counts: NDArray[np.int64]) -> Floats | None:
+def _voi(ds: Dataset, values: Floats, counts: NDArray[np.int64]) -> Window | VoiTable | None:
     """VOI LUT Sequence, else the first window (PS3.3 C.11.2), when it shows the image at all."""
-    for candidate in (_voi_table(ds, modality), _window(ds, modality)):
-        if candidate is not None and _shows_something(_Grey(candidate, counts)):
+    for candidate in (_voi_table(ds, values), _window(ds)):
+        if candidate is not None and _shows_something(_Grey(candidate.apply(values), counts)):
             return candidate
     return None
 
 
-def _voi_table(ds: Dataset, modality: Floats) -> Floats | None:
+def _voi_table(ds: Dataset, values: Floats) -> VoiTable | None:
     tables = get_items(ds, "VOILUTSequence")
-    values = _looked_up(ds, tables[0], modality) if tables else None
-    return None if values is None else values / values.max()
+    table = _table(ds, tables[0], signed=bool(values.min() < 0)) if tables else None
+    white = 0.0 if table is None else float(table.apply(values).max())
+    return VoiTable(table, white) if table is not None and white > 0 else None
 
 
-def _window(ds: Dataset, modality: Floats) -> Floats | None:
+def _window(ds: Dataset) -> Window | None:
     centers, widths = get_numbers(ds, "WindowCenter"), get_numbers(ds, "WindowWidth")
     if not centers or not widths:
         return None
-    center, width = centers[0], widths[0]
     function = get_text(ds, "VOILUTFunction").upper()
-    if function == "SIGMOID" and width > 0:  # PS3.3 C.11.2.1.3.1
-        return np.asarray(
-            1.0 / (1.0 + np.exp(np.clip(-4.0 * (modality - center) / width, -50, 50)))
-        )
-    if function == "LINEAR_EXACT" and width > 0:  # PS3.3 C.11.2.1.3.2
-        return np.clip((modality - center) / width + 0.5, 0.0, 1.0)
-    if width > 1:  # PS3.3 C.11.2.1.2.1
-        return np.clip((modality - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
-    return None
+    if function in {SIGMOID, LINEAR_EXACT} and widths[0] > 0:
+        return Window(centers[0], widths[0], function)
+    return Window(centers[0], widths[0]) if widths[0] > 1 else None
 
 
 def _shows_something(grey: _Grey) -> bool:
@@ -314,9 +336,10 @@ def _shows_something(grey: _Grey) -> bool:
     return bool(high - low >= _MIN_CONTRAST and max(black, white) <= _MAX_SATURATED)
 
 
-def _between_percentiles(grey: _Grey) -> Floats:
+def _between_percentiles(grey: _Grey) -> Window:
     low, high = _percentiles(grey, _PERCENTILES)
-    return np.clip((grey.values - low) / max(high - low, 1e-9), 0.0, 1.0)
+    width = max(high - low, 1e-9)
+    return Window(low + width / 2, width, LINEAR_EXACT)
 
 
 def _percentiles(grey: _Grey, percents: tuple[float, float]) -> tuple[float, float]:

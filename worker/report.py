@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from highdicom import ContentQualificationValues, sr
+from highdicom import sr
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.dataset import Dataset
 
@@ -13,10 +13,10 @@ from models.reasons import SENTENCES
 from worker import codes
 from worker.equipment import (
     ObjectContext,
-    contributing_equipment,
+    content_arguments,
     device_uid,
     finish,
-    node_equipment,
+    object_arguments,
 )
 from worker.report_groups import ReportImage, measurement_groups
 from worker.types import ModelIdentity, UnanalysedImage
@@ -47,11 +47,11 @@ def build_report(
     """
     ordered = sorted(images, key=lambda image: image.key)
     rest = sorted({image for image in unanalysed if image.is_listed})
-    key = (*_key(ordered, rest), str(revision))
+    key = (*report_key(ordered, rest), str(revision))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # illegal UIDs of the source are referenced as they are
         report = sr.Comprehensive3DSR(
-            evidence=_evidence(ordered),
+            evidence=evidence(ordered),
             content=_content(ordered, rest, context),
             series_instance_uid=context.uid("sr-series", *key),
             sop_instance_uid=context.uid("sr", *key),
@@ -62,25 +62,19 @@ def build_report(
             is_verified=False,
             previous_versions=None if predecessor is None else [predecessor],
             series_description="AI lung opacity SR (research use only)",
-            content_qualification=ContentQualificationValues.RESEARCH,
             coding_schemes=[_private_scheme()],
-            contributing_equipment=[
-                contributing_equipment(model, context) for model in _models(ordered)
-            ],
-            content_date=context.created.date(),
-            content_time=context.created.time(),
-            series_date=context.created.date(),
-            series_time=context.created.time(),
-            **node_equipment(context),
+            **object_arguments(models_of(ordered), context),
+            **content_arguments(context),
         )
         finish(report, ordered[0].header, context)
     return report
 
 
-def _key(images: Sequence[ReportImage], rest: Sequence[UnanalysedImage]) -> list[str]:
-    """Return what the document's UIDs derive from: the study, and all that it says of its images.
+def report_key(images: Sequence[ReportImage], rest: Sequence[UnanalysedImage]) -> list[str]:
+    """Return what the UIDs of SR and PDF derive from: the study, and what they say of its images.
 
     With nothing to list they are the same as before there was a list.
+    Raises ValueError without images or when they belong to several studies.
     """
     studies = {str(image.header.StudyInstanceUID) for image in images}
     if len(studies) != 1:
@@ -162,7 +156,8 @@ def _library_view(header: Dataset) -> Dataset:
     return view
 
 
-def _evidence(images: Sequence[ReportImage]) -> list[Dataset]:
+def evidence(images: Sequence[ReportImage]) -> list[Dataset]:
+    """Return what the figures were measured on: each image once, then the SEGs."""
     return [image.header for image in _by_instance(images)] + [image.seg for image in images]
 
 
@@ -171,7 +166,8 @@ def _by_instance(images: Iterable[ReportImage]) -> list[ReportImage]:
     return list({str(image.header.SOPInstanceUID): image for image in images}.values())
 
 
-def _models(images: Iterable[ReportImage]) -> list[ModelIdentity]:
+def models_of(images: Iterable[ReportImage]) -> list[ModelIdentity]:
+    """Return the models that measured the images, each once."""
     return list(dict.fromkeys(image.model for image in images))
 
 

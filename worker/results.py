@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -25,10 +25,12 @@ from models.result import (
     ModelVersion,
     ReportedAnalysis,
     ShadowAnalysis,
+    newest_analyses,
+    set_figure,
 )
 from models.session import Database
-from models.states import ArtifactKind, InstanceState, JobState
-from worker.errors import BundleError
+from models.states import ArtifactKind, InstanceState, JobKind, JobState
+from worker.errors import BundleError, ImageWithdrawnError
 from worker.figures import columns_of
 from worker.leases import held
 from worker.types import AnalysedImage, ModelIdentity
@@ -68,6 +70,16 @@ class Stored:
             sha256=hashlib.sha256(self.product.data).hexdigest(),
             size_bytes=len(self.product.data),
         )
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a file holds, under the identity that its row had when it was read."""
+
+    instance_id: int
+    identity_revision: int
+    pixel_sha256: str
+    header_sha256: str
 
 
 @dataclass
@@ -111,7 +123,7 @@ class ResultStore:
         self, job_id: int, model_version_id: int, result: AnalysedImage, products: Sequence[Product]
     ) -> None:
         """Store an analysis with its artifacts and end its job. Raises LeaseLostError."""
-        with self._written(products) as batch, self._database.write() as session:
+        with self.written(products) as batch, self._database.write() as session:
             job, instance = _analyse_job(session, job_id)
             analysis = _analysis(result, instance.id, model_version_id)
             analysis.artifacts = [each.artifact() for each in batch.stored]
@@ -179,19 +191,44 @@ class ResultStore:
                 details={"reason": reason.value, "detail": detail[:_DETAIL_LENGTH]},
             )
 
-    def store_report(self, job_id: int, analyses: Sequence[Analysis], product: Product) -> None:
-        """Store the SR of a study revision and set the study's figure. Raises LeaseLostError."""
-        with self._written([product]) as batch, self._database.write() as session:
+    def store_fingerprints(self, job_id: int, found: Sequence[Fingerprint]) -> None:
+        """Store what compared files hold and end the job. Raises LeaseLostError.
+
+        What was corrected in the meantime stays unknown, and is compared again.
+        """
+        with self._database.write() as session:
+            job = held(session, job_id)
+            for each in found:
+                session.execute(
+                    update(Instance)
+                    .where(
+                        Instance.id == each.instance_id,
+                        Instance.identity_revision == each.identity_revision,
+                    )
+                    .values(pixel_sha256=each.pixel_sha256, header_sha256=each.header_sha256)
+                )
+            advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
+
+    def store_report(
+        self, job_id: int, analyses: Sequence[Analysis], products: Sequence[Product]
+    ) -> None:
+        """Store what tells of a study revision, the SR first, and set the study's figure.
+
+        Raises LeaseLostError.
+        """
+        with self.written(products) as batch, self._database.write() as session:
             job, study = _report_job(session, job_id)
-            artifact = batch.stored[0].artifact()
-            artifact.study_id, artifact.revision = job.study_id, job.revision
-            session.add(artifact)
+            _require_all_analysed(session, study, analyses)
+            artifact, *others = (each.artifact() for each in batch.stored)
+            for each in (artifact, *others):
+                each.study_id, each.revision = job.study_id, job.revision
+                session.add(each)
             session.flush()
             session.add_all(
                 ReportedAnalysis(artifact_id=artifact.id, analysis_id=analysis.id)
                 for analysis in analyses
             )
-            _set_figure(study, analyses)
+            set_figure(study, analyses)
             advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
             record(
                 session,
@@ -206,15 +243,17 @@ class ResultStore:
     def end_if_outdated(self, job_id: int) -> bool:
         """End a report job whose study has a newer revision to report; say whether it did so.
 
-        Both would speak of the same images: one of the two reports would be a double.
+        Both would speak of the same images: one of the two reports would be a double. And end one
+        whose images were all withdrawn.
         """
         with self._database.write() as session:
             job, study = _report_job(session, job_id)
+            error = "a newer revision exists"
             if study.revision <= (job.revision or 0):
-                return False
-            return advance(
-                session, job, JobState.DONE, finished_at=utc_now(), error="a newer revision exists"
-            )
+                if newest_analyses(session, study.id):
+                    return False
+                error = "no analysed image is left"
+            return advance(session, job, JobState.DONE, finished_at=utc_now(), error=error)
 
     def give_back(self, job_id: int, max_attempts: int, error: BaseException) -> None:
         """Return a job that broke to the queue, after a pause; end it after the last attempt.
@@ -244,7 +283,7 @@ class ResultStore:
             )
 
     @contextmanager
-    def _written(self, products: Sequence[Product]) -> Iterator[Batch]:
+    def written(self, products: Sequence[Product]) -> Iterator[Batch]:
         """Write the files, and remove them again when their rows do not come to be.
 
         A commit that fails may have happened all the same: then the files stay.
@@ -283,7 +322,7 @@ def _end_of(state: InstanceState) -> JobState:
 
 
 def _fail_instance(session: Session, job: Job, reason: Reason) -> None:
-    if job.instance is not None:  # a shadow job has none
+    if job.instance is not None and job.kind is JobKind.ANALYSE:
         advance(
             session,
             job.instance,
@@ -293,11 +332,16 @@ def _fail_instance(session: Session, job: Job, reason: Reason) -> None:
         )
 
 
-def _set_figure(study: Study, analyses: Sequence[Analysis]) -> None:
-    """Set the highest total percentage of the study's images, and its band."""
-    worst = max(analyses, key=lambda row: row.opacity_percent_total or 0.0)
-    study.opacity_percent = worst.opacity_percent_total
-    study.severity = worst.severity
+def _require_all_analysed(session: Session, study: Study, analyses: Sequence[Analysis]) -> None:
+    """Raise ImageWithdrawnError when an image was withdrawn while the report was made of it.
+
+    Under the lock of the study, which whoever withdraws an image takes too.
+    """
+    session.refresh(study, with_for_update=True)
+    ids = [analysis.instance_id for analysis in analyses]
+    gone = select(Instance.id).where(Instance.id.in_(ids), Instance.state != InstanceState.ANALYSED)
+    if session.scalars(gone).first() is not None:
+        raise ImageWithdrawnError
 
 
 def _analysis(result: AnalysedImage, instance_id: int, model_version_id: int) -> Analysis:

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from models.reasons import Reason
 from models.settings import Settings
 from worker.errors import AnalysisFailed, DecoderStartError, NotAnalysable
+from worker.grey_scale import GreyScale
 from worker.types import ChestImage, Orientation, Spacing, SpacingBasis
 
 _START_SECONDS: Final = 60.0
@@ -96,6 +97,13 @@ class Sandbox:
         if description["outcome"] != "header":
             _raise_outcome(description)
         return _dataset(description["header"])
+
+    def fingerprint(self, path: Path) -> tuple[str, Dataset]:
+        """Return the pixel hash and the normalised header of a file. Raises as `load`."""
+        description, _ = self._ask("fingerprint", path)
+        if description["outcome"] != "fingerprint":
+            _raise_outcome(description)
+        return description["pixel_sha256"], _dataset(description["header"])
 
     def close(self) -> None:
         """End the child. Using the sandbox again starts a new one."""
@@ -199,6 +207,7 @@ def _image(description: dict[str, Any], array: bytearray) -> ChestImage:
         orientation=Orientation(**description["orientation"]),
         row_height_over_width=float(description["row_height_over_width"]),
         notes=tuple(description["notes"]),
+        grey_scale=GreyScale.of_json(description["grey_scale"]),
     )
 
 

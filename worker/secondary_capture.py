@@ -7,12 +7,12 @@ import warnings
 from typing import Final
 
 import highdicom as hd
+from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from worker import codes
 from worker.capture import statement_pixels
-from worker.equipment import ObjectContext, contributing_equipment, finish, node_equipment
+from worker.equipment import ObjectContext, content_arguments, finish, object_arguments
 from worker.segmentation import key_of
 from worker.types import AnalysedImage
 
@@ -25,8 +25,12 @@ _LOSSY: Final = (
 )
 
 
-def build_secondary_capture(analysed: AnalysedImage, context: ObjectContext) -> hd.sc.SCImage:
+def build_secondary_capture(
+    analysed: AnalysedImage, context: ObjectContext, picture: Image.Image | None = None
+) -> hd.sc.SCImage:
     """Return the picture of one analysed image; the same input gives the same bytes.
+
+    `picture` is what `capture.overlay` made of the image, where that is at hand.
 
     Modality OT, so that no viewer or algorithm takes it for the radiograph, and no pixel spacing,
     so that nobody measures in it.
@@ -36,7 +40,7 @@ def build_secondary_capture(analysed: AnalysedImage, context: ObjectContext) -> 
         warnings.simplefilter("ignore")  # illegal UIDs of the source are referenced as they are
         capture = hd.sc.SCImage.from_ref_dataset(
             ref_dataset=header,
-            pixel_array=statement_pixels(analysed),
+            pixel_array=statement_pixels(analysed, picture),
             photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
             bits_allocated=8,
             coordinate_system=hd.CoordinateSystemNames.PATIENT,
@@ -45,15 +49,9 @@ def build_secondary_capture(analysed: AnalysedImage, context: ObjectContext) -> 
             sop_instance_uid=context.uid("sc", *key_of(analysed)),
             series_number=context.objects.sc_series_number,
             instance_number=1,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            content_qualification=hd.ContentQualificationValues.RESEARCH,
             series_description="AI lung opacity picture (research use only)",
-            contributing_equipment=[contributing_equipment(analysed.model, context)],
-            content_date=context.created.date(),
-            content_time=context.created.time(),
-            series_date=context.created.date(),
-            series_time=context.created.time(),
-            **node_equipment(context),
+            **object_arguments([analysed.model], context),
+            **content_arguments(context),
         )
         capture.copy_patient_and_study_information(header)
         _amend(capture, analysed, context)

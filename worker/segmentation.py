@@ -6,24 +6,23 @@ from typing import TYPE_CHECKING, Final
 import highdicom as hd
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from models.identity import MANUFACTURER
 from worker import codes
 from worker.equipment import (
     ObjectContext,
     algorithm_version,
-    contributing_equipment,
+    content_arguments,
     finish,
-    node_equipment,
+    object_arguments,
 )
-from worker.types import AnalysedImage, ModelIdentity
+from worker.types import AnalysedImage, Mask, ModelIdentity
 
 if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 SEGMENTS: Final = ("Left lung", "Right lung", "Lung opacity")
-_COLOURS: Final = ((0, 114, 178), (0, 158, 115), (213, 94, 0))  # Okabe-Ito, colour-blind safe
+COLOURS: Final = ((0, 114, 178), (0, 158, 115), (213, 94, 0))  # Okabe-Ito, colour-blind safe
 
 
 def build_segmentation(analysed: AnalysedImage, context: ObjectContext) -> hd.seg.Segmentation:
@@ -33,9 +32,7 @@ def build_segmentation(analysed: AnalysedImage, context: ObjectContext) -> hd.se
     Reference: each frame derives from the one source image (PS3.3 A.51.5.1).
     """
     header = analysed.image.header
-    masks = analysed.masks
-    opacity = masks.opacity & (masks.left | masks.right)
-    frames = np.stack([masks.left, masks.right, opacity], axis=-1)[np.newaxis]
+    frames = np.stack(masks_of(analysed), axis=-1)[np.newaxis]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # illegal UIDs of the source are referenced as they are
         seg = hd.seg.Segmentation(
@@ -47,21 +44,21 @@ def build_segmentation(analysed: AnalysedImage, context: ObjectContext) -> hd.se
             sop_instance_uid=context.uid("seg", *key_of(analysed)),
             series_number=context.objects.seg_series_number,
             instance_number=1,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
             omit_empty_frames=False,
             content_label="LUNG_OPACITY",
             content_description="AI lung fields and lung opacity, research use only",
-            content_qualification=hd.ContentQualificationValues.RESEARCH,
             series_description="AI lung opacity SEG (research use only)",
-            contributing_equipment=[contributing_equipment(analysed.model, context)],
-            content_date=context.created.date(),
-            content_time=context.created.time(),
-            series_date=context.created.date(),
-            series_time=context.created.time(),
-            **node_equipment(context),
+            **object_arguments([analysed.model], context),
+            **content_arguments(context),
         )
         _amend(seg, header, context)
     return seg
+
+
+def masks_of(analysed: AnalysedImage) -> tuple[Mask, Mask, Mask]:
+    """Return the masks of SEGMENTS in their order; opacity counts inside the lungs only."""
+    masks = analysed.masks
+    return masks.left, masks.right, masks.opacity & (masks.left | masks.right)
 
 
 def key_of(analysed: AnalysedImage) -> tuple[str, ...]:
@@ -108,7 +105,7 @@ def _descriptions(
             tracking_id=label,
             tracking_uid=context.uid("tracking", *key_of(analysed), label),
             anatomic_regions=None if laterality else [codes.LUNG],
-            display_color=hd.color.CIELabColor.from_rgb(*_COLOURS[number - 1]),
+            display_color=hd.color.CIELabColor.from_rgb(*COLOURS[number - 1]),
         )
         if laterality is not None:  # SegmentDescription has no argument for it
             modifier = hd.sr.CodedConcept.from_code(laterality)

@@ -1,39 +1,42 @@
-"""The three tasks: take an id, lease the row, do the work, write the outcome. Safe to repeat."""
+"""The tasks: take an id, lease the row, do the work, write the outcome. Safe to repeat."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from billiard.exceptions import SoftTimeLimitExceeded
+from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models.imaging import Instance
+from models.imaging import SET_ASIDE, Instance
 from models.job import Job
 from models.reasons import SENTENCES, Reason
 from models.result import Analysis, Artifact, newest_analyses, unanalysed_instances
 from models.session import Database
 from models.settings import Settings
 from models.states import ArtifactKind, InstanceState, JobKind
-from worker.capture import display_png, overlay_png
+from worker.capture import display_png, overlay, overlay_png, without_caption
+from worker.correction import corrected_header, corrected_image, header_sha256
 from worker.equipment import ObjectContext, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
 from worker.figures import measurements_of, spacing_of
 from worker.leases import LeaseLostError, claim, heartbeat
 from worker.loading import LoadedModel, LoadedModels
 from worker.pipeline import analyse_image
+from worker.presentation import build_presentation_state
 from worker.report import build_report
 from worker.report_groups import ReportImage
-from worker.results import Product, ResultStore
+from worker.results import Fingerprint, Product, ResultStore
 from worker.sandbox import Sandbox
 from worker.secondary_capture import build_secondary_capture
 from worker.segmentation import build_segmentation
 from worker.types import AnalysedImage, Caveat, Classification, ModelIdentity, UnanalysedImage
+from worker.withdrawal import store_notes
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +76,30 @@ def shadow(job_id: int, runtime: Runtime) -> None:
 
 
 def report(job_id: int, runtime: Runtime) -> None:
-    """Write the SR of one study revision, unless a newer revision waits to be written."""
+    """Write the SR of one study revision, unless a newer revision waits to be written.
+
+    And before it our rejection notes, for what receivers have of withdrawn images.
+    """
     with _leased(job_id, runtime) as job:
-        if job is None or runtime.store.end_if_outdated(job_id):
+        if job is None:
             return
-        analyses, product = _report_product(runtime, job)
-        runtime.store.store_report(job_id, analyses, product)
+        folder = runtime.settings.artifact_dir
+        store_notes(job, runtime.store, runtime.database, folder, _context(runtime, job))
+        if runtime.store.end_if_outdated(job_id):
+            return
+        analyses, products = _report_products(runtime, job)
+        runtime.store.store_report(job_id, analyses, products)
         log.info("job %d: report over %d images", job_id, len(analyses))
+
+
+def compare(job_id: int, runtime: Runtime) -> None:
+    """Say what stands in the files of one SOP Instance UID; the node decides what follows."""
+    with _leased(job_id, runtime) as job:
+        if job is None:
+            return
+        found = [each for row in _to_compare(runtime, job) if (each := _fingerprint(runtime, row))]
+        runtime.store.store_fingerprints(job_id, found)
+        log.info("job %d: %d files compared", job_id, len(found))
 
 
 @contextmanager
@@ -124,21 +144,45 @@ def _ended_by(end: Callable[[InstanceState, Reason, str], None], job_id: int) ->
 
 def _analysed(job: Job, runtime: Runtime) -> tuple[LoadedModel, AnalysedImage]:
     model = runtime.models.get(job.model_selector or "")
-    source, settings = _source(runtime, job), runtime.settings
+    instance, settings = _instance(runtime, job), runtime.settings
+    source = settings.spool_dir / instance.storage_key
     classifier = None if job.kind is JobKind.SHADOW else runtime.models.classifier()
-    return model, analyse_image(source, runtime.sandbox, model.segmenter, settings, classifier)
+    result = analyse_image(source, runtime.sandbox, model.segmenter, settings, classifier)
+    return model, corrected_image(result, instance.correction, instance.identity_revision)
 
 
-def _source(runtime: Runtime, job: Job) -> Path:
-    """Return the file that an analyse or a shadow job is about."""
-    wanted = select(Instance.storage_key)
+def _instance(runtime: Runtime, job: Job) -> Instance:
+    """Return the instance that an analyse, a shadow or a compare job is about."""
+    wanted = select(Instance)
     if job.kind is JobKind.SHADOW:
         wanted = wanted.join(Analysis, Analysis.instance_id == Instance.id)
         wanted = wanted.where(Analysis.id == job.analysis_id)
     else:
         wanted = wanted.where(Instance.id == job.instance_id)
     with runtime.database.read() as session:
-        return runtime.settings.spool_dir / session.scalars(wanted).one()
+        return session.scalars(wanted).one()
+
+
+def _to_compare(runtime: Runtime, job: Job) -> Sequence[Instance]:
+    """Return the instance of the job and the live one of its UID, as far as they are not known."""
+    uid = _instance(runtime, job).sop_instance_uid
+    unknown = Instance.pixel_sha256.is_(None) | Instance.header_sha256.is_(None)
+    wanted = (Instance.id == job.instance_id) | Instance.state.not_in(SET_ASIDE)
+    with runtime.database.read() as session:
+        return session.scalars(
+            select(Instance).where(Instance.sop_instance_uid == uid, unknown, wanted)
+        ).all()
+
+
+def _fingerprint(runtime: Runtime, row: Instance) -> Fingerprint | None:
+    """Return what stands in one file; None where it cannot be read, which is no equality."""
+    try:
+        pixels, header = runtime.sandbox.fingerprint(runtime.settings.spool_dir / row.storage_key)
+    except (NotAnalysable, AnalysisFailed) as outcome:
+        log.info("instance %d: not comparable: %s", row.id, outcome.reason.value)
+        return None
+    digest = header_sha256(corrected_header(header, row.correction))
+    return Fingerprint(row.id, row.identity_revision, pixels, digest)
 
 
 def _context(runtime: Runtime, job: Job) -> ObjectContext:
@@ -148,13 +192,17 @@ def _context(runtime: Runtime, job: Job) -> ObjectContext:
 
 
 def _products(result: AnalysedImage, context: ObjectContext, settings: Settings) -> list[Product]:
+    picture = overlay(result)
     products = [
         _object(ArtifactKind.SEG, build_segmentation(result, context)),
         Product(ArtifactKind.DISPLAY, display_png(result.image), ".png"),
-        Product(ArtifactKind.OVERLAY, overlay_png(result), ".png"),
+        Product(ArtifactKind.OVERLAY, overlay_png(result, picture), ".png"),
     ]
     if settings.makes_captures:
-        products.append(_object(ArtifactKind.SC, build_secondary_capture(result, context)))
+        capture = build_secondary_capture(result, context, picture)
+        products.append(_object(ArtifactKind.SC, capture))
+    if settings.makes_presentation_states:
+        products.append(_object(ArtifactKind.PR, build_presentation_state(result, context)))
     return products
 
 
@@ -162,7 +210,9 @@ def _object(kind: ArtifactKind, ds: Dataset) -> Product:
     return Product(kind, to_bytes(ds), ".dcm", str(ds.SOPClassUID), str(ds.SOPInstanceUID))
 
 
-def _report_product(runtime: Runtime, job: Job) -> tuple[list[Analysis], Product]:
+def _report_products(runtime: Runtime, job: Job) -> tuple[list[Analysis], list[Product]]:
+    """Return the SR of a study revision, and its page where some destination wants it."""
+    context, with_page = _context(runtime, job), runtime.settings.makes_documents
     with runtime.database.read() as session:
         study_id, revision = job.study_id or 0, job.revision or 0
         analyses = list(newest_analyses(session, study_id))
@@ -171,18 +221,45 @@ def _report_product(runtime: Runtime, job: Job) -> tuple[list[Analysis], Product
             UnanalysedImage(row.sop_instance_uid, row.sop_class_uid, Reason(row.reason or ""))
             for row in unanalysed_instances(session, study_id)
         ]
-        previous = session.scalar(
-            select(Artifact.storage_key)
-            .where(
-                Artifact.study_id == study_id,
-                Artifact.kind == ArtifactKind.SR,
-                Artifact.revision < revision,
-            )
-            .order_by(Artifact.revision.desc())
+        kinds = (ArtifactKind.SR, ArtifactKind.PDF)
+        sr, pdf = (_predecessor(runtime, session, job, kind) for kind in kinds)
+        pictures = [_picture(runtime, session, each) for each in analyses] if with_page else []
+    report = build_report(images, context, revision, sr, rest)
+    products = [_object(ArtifactKind.SR, report)]
+    if with_page:
+        from worker.document import build_document  # noqa: PLC0415  matplotlib, only where wanted
+        from worker.page import PageImage  # noqa: PLC0415  the same
+
+        pages = [PageImage(*each) for each in zip(images, pictures, strict=True)]
+        page = build_document(pages, context, revision, pdf, rest)
+        products.append(_object(ArtifactKind.PDF, page))
+    return analyses, products
+
+
+def _predecessor(
+    runtime: Runtime, session: Session, job: Job, kind: ArtifactKind
+) -> Dataset | None:
+    """Return the newest object of this kind of an earlier revision of the study."""
+    key = session.scalar(
+        select(Artifact.storage_key)
+        .where(
+            Artifact.study_id == job.study_id,
+            Artifact.kind == kind,
+            Artifact.revision < job.revision,
         )
-    predecessor = dcmread(runtime.settings.artifact_dir / previous) if previous else None
-    document = build_report(images, _context(runtime, job), revision, predecessor, rest)
-    return analyses, _object(ArtifactKind.SR, document)
+        .order_by(Artifact.revision.desc())
+    )
+    return dcmread(runtime.settings.artifact_dir / key) if key else None
+
+
+def _picture(runtime: Runtime, session: Session, analysis: Analysis) -> Image.Image:
+    """Return the stored overlay of an analysis, without its caption."""
+    key = session.scalars(
+        select(Artifact.storage_key).where(
+            Artifact.analysis_id == analysis.id, Artifact.kind == ArtifactKind.OVERLAY
+        )
+    ).one()
+    return without_caption((runtime.settings.artifact_dir / key).read_bytes())
 
 
 def _report_image(runtime: Runtime, session: Session, analysis: Analysis) -> ReportImage:
@@ -194,7 +271,9 @@ def _report_image(runtime: Runtime, session: Session, analysis: Analysis) -> Rep
         )
     ).one()
     return ReportImage(
-        header=runtime.sandbox.header(settings.spool_dir / instance.storage_key),
+        header=corrected_header(
+            runtime.sandbox.header(settings.spool_dir / instance.storage_key), instance.correction
+        ),
         seg=dcmread(settings.artifact_dir / seg_key, stop_before_pixels=True),
         measurements=measurements_of(analysis),
         model=ModelIdentity(model.name, model.version, model.sha256),

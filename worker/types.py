@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom.uid import UID
 
 from models.reasons import Reason
+from worker.grey_scale import AS_STORED, GreyScale
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +128,7 @@ class ChestImage:
     orientation: Orientation
     row_height_over_width: float = 1.0
     notes: tuple[str, ...] = ()
+    grey_scale: GreyScale = AS_STORED  # how `pixels` came from the stored values
 
 
 @dataclass(frozen=True)

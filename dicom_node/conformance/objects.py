@@ -55,6 +55,10 @@ class Objects:
     segmentation: tuple[Attribute, ...]
     report: tuple[Attribute, ...]
     capture: tuple[Attribute, ...]
+    presentation: tuple[Attribute, ...]
+    document: tuple[Attribute, ...]
+    note: tuple[Attribute, ...]
+    note_tree: tuple[ContentItem, ...]
     tree: tuple[ContentItem, ...]
     group: tuple[ContentItem, ...]
     groups: tuple[Group, ...]
@@ -83,13 +87,17 @@ def _items(rows: list[list[str]]) -> tuple[ContentItem, ...]:
 
 @cache
 def objects() -> Objects:
-    """Return what SEG, SR and Secondary Capture contain."""
+    """Return what each kind of our objects contains."""
     raw = _read("objects.toml")
     return Objects(
         common=_attributes(raw["common"]),
         segmentation=_attributes(raw["segmentation"]),
         report=_attributes(raw["report"]),
         capture=_attributes(raw["capture"]),
+        presentation=_attributes(raw["presentation"]),
+        document=_attributes(raw["document"]),
+        note=_attributes(raw["note"]),
+        note_tree=_items(raw["note_tree"]),
         tree=_items(raw["tree"]),
         group=_items(raw["group"]),
         groups=tuple(

@@ -5,6 +5,7 @@ from typing import Final
 from dicom_node.conformance.tables import table
 from dicom_node.listener import build_ae
 from dicom_node.senders.cstore import CStoreSender
+from dicom_node.tls import CIPHERS
 from models.settings import Settings
 
 # Every setting that changes what the node does on the DICOM network or writes into objects.
@@ -12,6 +13,10 @@ SETTINGS: Final[dict[str, str]] = {
     "dicom.ae_title": "AE title of the storage SCP",
     "dicom.host": "address that it listens on",
     "dicom.port": "TCP port that it listens on",
+    "dicom.plain": "whether that port is open; off: associations over TLS alone",
+    "dicom.tls": "TLS of the storage SCP, see 8.1",
+    "dicom.allowed_addresses": "networks that may connect; none: any",
+    "dicom.peers": "titles that may call from certain networks only",
     "dicom.require_called_aet": "reject associations that call another title",
     "dicom.allowed_calling_aets": "titles that may associate; none: any",
     "dicom.store_calling_aets": "titles that may store; none: all of those that may associate",
@@ -28,6 +33,17 @@ SETTINGS: Final[dict[str, str]] = {
     "delivery.backoff_seconds": "pause after the first failure; doubles with each further one",
     "delivery.backoff_cap_seconds": "longest such pause",
     "delivery.max_attempts": "attempts before a delivery is given up",
+    "delivery.commitment_delay_seconds": "pause between sending and asking for commitment",
+    "delivery.commitment_hold_seconds": "how long the association waits for an answer on it",
+    "delivery.commitment_timeout_seconds": "without an answer, asked again after this",
+    "commitment_provider.enabled": "give Storage Commitment to senders",
+    "commitment_provider.calling_aets": "titles that may ask; none: every peer",
+    "commitment_provider.peers": "where the answers go, by AE title",
+    "query_retrieve.enabled": "answer C-FIND, C-MOVE and C-GET",
+    "query_retrieve.calling_aets": "titles that may query and retrieve",
+    "query_retrieve.move_destinations": "where C-MOVE may send to, beside the receivers",
+    "query_retrieve.max_results": "matches of a query, objects of a retrieve",
+    "query_retrieve.max_files": "files that one query may open",
     "analysis.secondary_capture": "analyse Secondary Capture of Modality CR or DX",
     "analysis.zone_score": "add the group of lung zones to the report",
     "analysis.experimental_classifier": "model whose statement is added to the report",
@@ -35,6 +51,9 @@ SETTINGS: Final[dict[str, str]] = {
     "objects.seg_series_number": "Series Number of the SEG",
     "objects.sr_series_number": "Series Number of the SR",
     "objects.sc_series_number": "Series Number of the Secondary Capture",
+    "objects.pr_series_number": "Series Number of the presentation state",
+    "objects.pdf_series_number": "Series Number of the PDF",
+    "objects.ko_series_number": "Series Number of the rejection note",
 }
 
 
@@ -65,7 +84,10 @@ def ae_titles(settings: Settings) -> str:
     """Local AE titles and ports (PS3.2 A.4.4.1.1)."""
     dicom = settings.dicom
     calling = settings.delivery.calling_aet or dicom.ae_title
-    rows = [("storage SCP", dicom.ae_title, str(dicom.port)), ("storage SCU", calling, "any free")]
+    rows = [("storage SCP", dicom.ae_title, str(dicom.port))] if dicom.plain else []
+    if dicom.tls.port is not None:
+        rows.append(("storage SCP over TLS", dicom.ae_title, str(dicom.tls.port)))
+    rows.append(("storage SCU", calling, "any free"))
     return table(("Application entity", "AE title", "TCP port"), rows)
 
 
@@ -77,7 +99,11 @@ def association_limits(settings: Settings) -> str:
         ("Associations at once", str(scp.maximum_associations), "one per receiver"),
         ("Largest PDU received, bytes", str(scp.maximum_pdu_size), str(scu.maximum_pdu_size)),
         ("ACSE time-out, seconds", _shown(scp.acse_timeout), _shown(scu.acse_timeout)),
-        ("DIMSE time-out, seconds", "does not apply", _shown(scu.dimse_timeout)),
+        (
+            "DIMSE time-out, seconds",
+            f"{_shown(scp.dimse_timeout)}, in C-GET alone",
+            _shown(scu.dimse_timeout),
+        ),
         ("Network time-out, seconds", _shown(scp.network_timeout), _shown(scu.network_timeout)),
         ("Connection time-out, seconds", "does not apply", _shown(scu.connection_timeout)),
         ("Operations outstanding", "1, no asynchronous operations", "1"),
@@ -94,3 +120,8 @@ def association_limits(settings: Settings) -> str:
         ),
     ]
     return table(("", "As acceptor", "As requestor"), rows)
+
+
+def tls_suites() -> str:
+    """Cipher suites of TLS 1.2, by their IANA names (RFC 9325 4.2.1)."""
+    return ", ".join(f"`{name}`" for name in CIPHERS.values())

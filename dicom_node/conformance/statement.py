@@ -4,7 +4,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from string import Template
 
-from dicom_node.conformance import annex, parameters, tables
+from dicom_node.conformance import annex, commitment, parameters, query, tables
 from dicom_node.conformance.objects import objects
 from dicom_node.listener import DRAIN_SECONDS
 from models.identity import PRIVATE_SCHEME
@@ -39,9 +39,19 @@ def _network(settings: Settings) -> dict[str, str]:
         "rejections": tables.rejections(),
         "given_statuses": tables.given_statuses(),
         "reasons": tables.reasons(),
+        "tls_suites": parameters.tls_suites(),
         "ae_titles": parameters.ae_titles(settings),
         "configuration": parameters.configuration(settings),
         "character_sets": tables.character_sets(),
+        "query_contexts": query.contexts(),
+        "query_keys": query.keys(),
+        "query_statuses": query.statuses(),
+        "commitment_contexts": commitment.contexts(),
+        "commitment_statuses": commitment.statuses(),
+        "commitment_failures": commitment.failures(),
+        "commitment_delay": f"{delivery.commitment_delay_seconds:g}",
+        "commitment_hold": f"{delivery.commitment_hold_seconds:g}",
+        "commitment_timeout": f"{delivery.commitment_timeout_seconds:g}",
     }
 
 
@@ -54,6 +64,10 @@ def _annexes() -> dict[str, str]:
         "segmentation": annex.attributes(made.segmentation),
         "report": annex.attributes(made.report),
         "capture": annex.attributes(made.capture),
+        "presentation": annex.attributes(made.presentation),
+        "document": annex.attributes(made.document),
+        "note": annex.attributes(made.note),
+        "note_tree": annex.content(made.note_tree),
         "tree": annex.content(made.tree),
         "group": annex.content(made.group),
         "groups": annex.groups(),

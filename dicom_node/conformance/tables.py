@@ -14,6 +14,7 @@ from dicom_node.contexts import (
     ACCEPTED,
     CAPTURES,
     IMAGE_CLASSES,
+    KEY_OBJECTS,
     STORAGE_SYNTAXES,
     STORE_ONLY,
 )
@@ -46,7 +47,8 @@ REJECTIONS: Final[dict[tuple[int, int, int], str]] = {
     CONGESTED: "the spool has less free space than `dicom.min_free_bytes`",
     (2, 3, 2): "more than `dicom.max_associations` associations at once",
     (1, 1, 7): "`dicom.require_called_aet` is on and the called title is not `dicom.ae_title`",
-    (1, 1, 3): "`dicom.allowed_calling_aets` has titles, and not the calling one",
+    (1, 1, 3): "`dicom.allowed_calling_aets` has titles, and not the calling one; or, before "
+    "all others, `dicom.peers` binds the calling title to other addresses",
 }
 
 # When each row of STORE_STATUS is answered.
@@ -58,7 +60,7 @@ CONDITIONS: Final[dict[type[Exception], str]] = {
     DataSetMismatchError: "the SOP Class UID of the command is not the abstract syntax of its "
     "presentation context, or SOP Class UID or SOP Instance UID of the data set differ from the "
     "command",
-    ClassNotStorableError: "the presentation context is that of the Verification SOP Class",
+    ClassNotStorableError: "the presentation context is that of another service than storage",
     NotUnderstoodError: "the command has no data set, the data set cannot be parsed, or a UID of "
     "SOP Class, SOP Instance, Study or Series is missing, longer than 64 characters or has other "
     "characters than digits and dots",
@@ -103,6 +105,8 @@ def _use(uid: UID) -> str:
         return "stored, analysed"
     if uid in CAPTURES:
         return "stored; analysed only with `analysis.secondary_capture`"
+    if uid in KEY_OBJECTS:
+        return "stored; a rejection note withdraws images (4.2.1.4.5)"
     return "stored only"
 
 

@@ -18,7 +18,9 @@ from typing import Any, Self
 from dicom_node.errors import NodeError
 
 _ENDED_DELIVERY = frozenset({"sent", "committed", "rejected", "dead"})
-_ENDED_STATUS = frozenset({"analysed", "not_analysed", "failed", "quarantined"})
+_ENDED_STATUS = frozenset(
+    {"analysed", "not_analysed", "failed", "quarantined", "superseded", "withdrawn"}
+)
 _STOP_SECONDS = 90.0
 
 

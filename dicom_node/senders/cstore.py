@@ -1,18 +1,23 @@
 """C-STORE SCU: sends stored files as they are, over one association per batch."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import ssl
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
+from dicom_node.errors import StartError
 from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
 from dicom_node.status import is_retryable, is_stored
-from models.sections import DEFAULT_MAX_PDU
+from dicom_node.tls import client_context, what_fails
+from models.sections import DEFAULT_MAX_PDU, TlsSettings
 from models.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,18 +37,27 @@ _ADVICE: Final[dict[tuple[int, int, int], str]] = {
 class CStoreSender:
     """Storage SCU under the AE title `calling_aet`; every wait ends after `timeout_seconds`.
 
-    `max_pdu` is the largest PDU that it receives, in bytes (PS3.8 D.1); 0: unlimited.
+    `max_pdu` is the largest PDU that it receives, in bytes (PS3.8 D.1); 0: unlimited. Receivers
+    named in `tls_receivers` are spoken to over TLS with the files of `tls`.
     """
 
     calling_aet: str
     timeout_seconds: float
     max_pdu: int = DEFAULT_MAX_PDU
+    tls: TlsSettings | None = None
+    tls_receivers: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Return the sender that the settings describe."""
         calling_aet = settings.delivery.calling_aet or settings.dicom.ae_title
-        return cls(calling_aet, settings.delivery.timeout_seconds, settings.dicom.max_pdu)
+        return cls(
+            calling_aet,
+            settings.delivery.timeout_seconds,
+            settings.dicom.max_pdu,
+            settings.dicom.tls,
+            frozenset(each.name for each in settings.destinations if each.tls),
+        )
 
     def __post_init__(self) -> None:
         """Have pynetdicom stream files instead of decoding and encoding them again."""
@@ -67,13 +81,9 @@ class CStoreSender:
     def _send_readable(
         self, receiver: Receiver, syntaxes: Mapping[Parcel, str]
     ) -> Iterator[SendResult]:
-        ae = self.build_ae()
-        # One transfer syntax per context: given a choice, the receiver may pick one that the file
-        # is not in (measured with Orthanc).
-        for pair in sorted({(parcel.sop_class_uid, syntax) for parcel, syntax in syntaxes.items()}):
-            ae.add_requested_context(*pair)
+        contexts = {(parcel.sop_class_uid, syntax) for parcel, syntax in syntaxes.items()}
         try:
-            assoc = self._associate(ae, receiver)
+            assoc = self.associate(receiver, contexts)
         except OSError as error:
             message = f"{receiver.host} cannot be reached: {error.strerror}"
             yield from (
@@ -89,7 +99,7 @@ class CStoreSender:
 
     def _send_one(self, assoc: Association, parcel: Parcel, syntax: str) -> SendResult:
         if not (assoc.is_established or assoc.rejected_contexts):
-            return SendResult(parcel.delivery_id, Verdict.RETRY, error=_why_not(assoc))
+            return SendResult(parcel.delivery_id, Verdict.RETRY, error=why_not(assoc))
         accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
         if (parcel.sop_class_uid, syntax) not in accepted:
             message = "the destination does not accept this SOP Class in this transfer syntax"
@@ -109,9 +119,12 @@ class CStoreSender:
         """C-ECHO the receiver."""
         ae = self.build_ae()
         ae.add_requested_context(Verification)
-        assoc = self._associate(ae, receiver)
+        try:
+            assoc = self.request(ae, receiver)
+        except OSError as error:
+            return f"{receiver.host} cannot be reached: {error.strerror}"
         if not assoc.is_established:
-            return _why_not(assoc)
+            return why_not(assoc)
         try:
             answer = assoc.send_c_echo()
         finally:
@@ -119,11 +132,57 @@ class CStoreSender:
         status = answer.get("Status")
         return None if status == 0 else f"C-ECHO was answered with {status}"
 
-    def _associate(self, ae: AE, receiver: Receiver) -> Association:
-        """Request an association. Raises OSError when the name of the host does not resolve."""
-        return ae.associate(  # the entity's own maximum is for associations that it accepts
-            receiver.host, receiver.port, ae_title=receiver.ae_title, max_pdu=self.max_pdu
+    def associate(self, receiver: Receiver, contexts: Iterable[tuple[str, str]]) -> Association:
+        """Request an association for pairs of SOP Class and transfer syntax.
+
+        One transfer syntax per context: given a choice, the receiver may pick one that the file is
+        not in (measured with Orthanc). Raises OSError when the name of the host does not
+        resolve, or TLS does not come about.
+        """
+        ae = self.build_ae()
+        for pair in sorted(set(contexts)):
+            ae.add_requested_context(*pair)
+        return self.request(ae, receiver)
+
+    def request(
+        self,
+        ae: AE,
+        receiver: Receiver,
+        negotiation: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+        handlers: Sequence[EventHandlerType] = (),
+    ) -> Association:
+        """Request an association for the contexts of `ae`, over TLS where the receiver has it.
+
+        Raises OSError when the name of the host does not resolve or TLS does not come about.
+        """
+        tls_args = self.tls_args(receiver)
+        assoc = ae.associate(  # the entity's own maximum is for associations that it accepts
+            receiver.host,
+            receiver.port,
+            ae_title=receiver.ae_title,
+            max_pdu=self.max_pdu,
+            tls_args=tls_args,
+            ext_neg=list(negotiation),
+            evt_handlers=list(handlers),
         )
+        if tls_args and assoc.is_aborted:
+            context, host = tls_args
+            if problem := what_fails(context, host, receiver.port, self.timeout_seconds):
+                raise ConnectionError(0, problem)
+        return assoc
+
+    def tls_args(self, receiver: Receiver) -> tuple[ssl.SSLContext, str] | None:
+        """Return what pynetdicom needs to speak TLS to this receiver, or None: it takes none.
+
+        The name that its certificate must have is the configured host. Files are read for each
+        association, so renewed ones serve at once. Raises OSError when one cannot be used.
+        """
+        if self.tls is None or receiver.name not in self.tls_receivers:
+            return None
+        try:
+            return client_context(self.tls), receiver.host
+        except StartError as error:
+            raise ConnectionError(0, str(error)) from error
 
     def build_ae(self) -> AE:
         """Return the application entity with this sender's title and limits."""
@@ -136,7 +195,8 @@ class CStoreSender:
         return ae
 
 
-def _why_not(assoc: Association) -> str:
+def why_not(assoc: Association) -> str:
+    """Return why an association was not established or has ended, as a part of a sentence."""
     if assoc.is_rejected:
         return f"the destination rejected the association ({_rejection(assoc)})"
     if assoc.is_aborted:

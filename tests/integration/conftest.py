@@ -56,11 +56,17 @@ def _global_settings() -> Iterator[None]:
 
 @pytest.fixture
 def listen(tmp_path: Path, database_url: str) -> Iterator[Callable[..., RunningListener]]:
-    """Start a listener; keyword arguments are settings of the section `dicom`."""
+    """Start a listener; keyword arguments are settings of the section `dicom`.
+
+    `sections` are other sections of the settings by name.
+    """
     with ExitStack() as stack:
 
         def start(
-            data_dir: Path | None = None, objects: dict[str, Any] | None = None, **dicom: Any
+            data_dir: Path | None = None,
+            objects: dict[str, Any] | None = None,
+            sections: dict[str, Any] | None = None,
+            **dicom: Any,
         ) -> RunningListener:
             settings = load_settings(
                 None,
@@ -68,6 +74,7 @@ def listen(tmp_path: Path, database_url: str) -> Iterator[Callable[..., RunningL
                 database_url=database_url,
                 objects=objects,
                 dicom={"host": "127.0.0.1", "port": 0, "min_free_bytes": 0} | dicom,
+                **(sections or {}),
             )
             database = stack.enter_context(open_database(database_url))
             listener = Listener(settings, database)

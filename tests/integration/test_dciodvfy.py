@@ -11,8 +11,13 @@ from builders import DX, analysed_image, chest_dataset, chest_image, lung_masks,
 
 from models.reasons import SENTENCES, Reason
 from models.sections import AnalysisSettings
+from worker.capture import overlay
+from worker.document import build_document
 from worker.equipment import to_bytes
+from worker.grey_scale import GreyScale, Rescale, Window
 from worker.measurements import measure
+from worker.page import PageImage
+from worker.presentation import build_presentation_state
 from worker.report import build_report
 from worker.report_groups import ReportImage
 from worker.secondary_capture import build_secondary_capture
@@ -50,13 +55,17 @@ SOURCES: dict[str, dict[str, Any]] = {
 }
 
 
-def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path, Path]:
-    """Write SEG, SR (revision 2, with a predecessor) and SC of one source; return their paths."""
+def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, ...]:
+    """Write SEG, SR, SC, presentation state and PDF of one source; return their paths.
+
+    SR and PDF are of revision 2, with a predecessor.
+    """
     stated = "PatientOrientation" not in attributes
     image = chest_image(
         ds=chest_dataset(**attributes),
         orientation=Orientation(assumed=not stated),
         notes=("A note.",),
+        grey_scale=GreyScale(Rescale(2.0, -100.0), Window(900.0, 1200.0), is_inverse=not stated),
         **({} if stated else {"spacing": None}),
     )
     masks = lung_masks(*image.pixels.shape)
@@ -74,8 +83,13 @@ def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, Path, Path
     first = build_report([report_image], object_context(), 1)
     second = build_report([report_image], object_context(), 2, first, UNANALYSED)
     capture = build_secondary_capture(analysed, object_context())
-    paths = folder / "a.seg.dcm", folder / "a.sr.dcm", folder / "a.sc.dcm"
-    for path, ds in zip(paths, (seg, second, capture), strict=True):
+    state = build_presentation_state(analysed, object_context())
+    page = PageImage(report_image, overlay(analysed))
+    older = build_document([page], object_context(), 1)
+    document = build_document([page], object_context(), 2, older, UNANALYSED)
+    made = {"seg": seg, "sr": second, "sc": capture, "pr": state, "pdf": document}
+    paths = tuple(folder / f"a.{name}.dcm" for name in made)
+    for path, ds in zip(paths, made.values(), strict=True):
         path.write_bytes(to_bytes(ds))
     return paths
 
@@ -89,9 +103,11 @@ def _run(program: Path, *arguments: Path | str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_dciodvfy_finds_no_error(source: str, tmp_path: Path, dcmtk: Callable[[str], Path]) -> None:
-    for path in _objects(tmp_path, SOURCES[source]):
+    kinds = ("Segmentation", "Comprehensive3DSR", "SCImage")
+    kinds += ("GrayscaleSoftcopyPresentationState", "EncapsulatedPDF")
+    for path, kind in zip(_objects(tmp_path, SOURCES[source]), kinds, strict=True):
         _, said = _run(dcmtk("dciodvfy"), path)
-        assert re.search(r"^(Segmentation|Comprehensive3DSR|SCImage)$", said, re.MULTILINE), said
+        assert re.search(f"^{kind}$", said, re.MULTILINE), said
         assert not re.findall(r"^Error.*", said, re.MULTILINE)
 
 
@@ -99,7 +115,7 @@ def test_dciodvfy_finds_no_error(source: str, tmp_path: Path, dcmtk: Callable[[s
 def test_dsrdump_reads_the_report(
     source: str, tmp_path: Path, dcmtk: Callable[[str], Path]
 ) -> None:
-    _, report, _ = _objects(tmp_path, SOURCES[source])
+    _, report, *_ = _objects(tmp_path, SOURCES[source])
     code, said = _run(dcmtk("dsrdump"), "+Pl", report)  # long texts in full
     assert code == 0
     assert "Imaging Measurement Report" in said

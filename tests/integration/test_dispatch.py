@@ -284,3 +284,26 @@ def test_without_a_broker_the_rest_goes_on(database_url: str, tmp_path: Path) ->
             bench.dispatcher.step()
         states = {row.study_instance_uid: row.state for row in bench.all(Study)}
         assert states["1.2.840.1"] is StudyState.CLOSED
+
+
+@pytest.mark.parametrize("end", [JobState.DEAD, JobState.FAILED])
+def test_a_report_that_cannot_be_made_does_not_hold_the_segmentations(
+    bench: Bench, end: JobState
+) -> None:
+    _, analysis, segmentation = _analysed(bench)
+    add_destination(bench.database, "PACS", 104)
+    bench.run()
+    (job,) = bench.all(Job, Job.kind == JobKind.REPORT)
+    assert bench.all(Delivery) == []
+    bench.set(Job, job.id, state=end)
+    bench.run()
+    assert [row.artifact_id for row in bench.all(Delivery)] == [segmentation]
+    assert bench.study.state is StudyState.SETTLED
+    assert not bench.dispatcher.step()  # planned once
+    bench.set(Job, job.id, state=JobState.PENDING)  # it is made after all
+    report = bench.finish_report([analysis])
+    bench.run()
+    assert [row.artifact_id for row in bench.all(Delivery)] == [segmentation, report]
+    lines = {line.name: line for line in compute(bench.database, bench.dispatcher._settings)}
+    planned = lines["deliveries planned in the audit"]
+    assert (planned.left, planned.right) == (2, 2)

@@ -10,10 +10,11 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from migrations import schema
+from models.imaging import Instance
 from models.job import Job
 from models.result import Analysis, AnalysisCaveat, ModelVersion, ShadowAnalysis
 from models.session import Database
-from models.states import JobKind
+from models.states import InstanceState, JobKind
 
 NOW = "2026-01-02 03:04:05+00:00"
 HASH = "a" * 64
@@ -43,6 +44,18 @@ WITHOUT_SUBJECT = f"""
 INSERT INTO job (kind, state, priority, attempts, not_before, created_at)
     VALUES ('analyse', 'done', 0, 0, '{NOW}', '{NOW}')
 """  # noqa: S608  constants of this file
+
+
+SHADOW_ROWS = (
+    f"""INSERT INTO job (id, kind, state, priority, analysis_id, model_selector, attempts,
+    not_before, created_at)
+    VALUES (1003, 'shadow', 'done', -10, 1, 'next', 1, '{NOW}', '{NOW}')""",  # noqa: S608  as above
+    f"""INSERT INTO shadow_analysis (id, job_id, model_version_id, configuration_hash, severity,
+    lung_pixels_total, lung_pixels_left, lung_pixels_right, opacity_pixels_total,
+    opacity_pixels_left, opacity_pixels_right, orientation_assumed, notes, device, seconds,
+    created_at) VALUES (1, 1003, 1, '{HASH}', 'mild', 1, 1, 1, 1, 1, 1, FALSE, '[]', 'cpu', 0.1,
+    '{NOW}')""",  # noqa: S608  as above
+)
 
 
 def _migrate(database: Database, to: str, step: str = "upgrade") -> None:
@@ -138,6 +151,60 @@ def _figures(job: Job, model: ModelVersion) -> ShadowAnalysis:
         seconds=0.1,
         **pixels,
     )
+
+
+def test_one_row_of_a_uid_counts_whatever_the_others_are(old: Database) -> None:
+    schema.upgrade(old)
+
+    def again(number: int, state: InstanceState) -> None:
+        with old.write() as session:
+            row = Instance(
+                id=100 + number,
+                series_id=1,
+                sop_instance_uid="1.2.3.4.5",
+                sop_class_uid="1.2",
+                transfer_syntax_uid="1.2",
+                data_set_sha256=f"{number:064}",
+                size_bytes=1,
+                storage_key=str(number),
+                state=state,
+                calling_aet="PACS",
+                called_aet="NODE",
+                supersedes_id=1,
+            )
+            session.add(row)
+
+    again(1, InstanceState.SUPERSEDED)
+    again(2, InstanceState.QUARANTINED)
+    with pytest.raises(IntegrityError, match="sop_instance_uid"):
+        again(3, InstanceState.QUEUED)
+
+
+def test_one_analyse_job_per_identity_and_compare_jobs_without_a_model(old: Database) -> None:
+    schema.upgrade(old)
+    analyse = {"kind": JobKind.ANALYSE, "instance_id": 1, "model_selector": "unet"}
+    with old.write() as session:
+        session.add(Job(**analyse, identity_revision=1))
+        session.add(Job(kind=JobKind.COMPARE, instance_id=1))
+    with pytest.raises(IntegrityError, match="identity_revision"), old.write() as session:
+        session.add(Job(**analyse, identity_revision=1))
+    with pytest.raises(IntegrityError, match="subject"), old.write() as session:
+        session.add(Job(kind=JobKind.COMPARE, instance_id=1, model_selector="unet"))
+
+
+def test_a_shadow_result_stays_when_the_table_of_its_job_is_copied(old: Database) -> None:
+    _migrate(old, "0004")
+    with old.write() as session:
+        session.execute(text(SHADOW_ROWS[0]))
+        session.execute(text(SHADOW_ROWS[1]))
+    schema.upgrade(old)
+    _migrate(old, "0004", "downgrade")
+    schema.upgrade(old)
+    with old.read() as session:
+        row = session.scalars(select(ShadowAnalysis)).one()
+        assert (row.job_id, row.job.kind, row.device) == (1003, JobKind.SHADOW, "cpu")
+    with pytest.raises(IntegrityError), old.write() as session:
+        session.execute(text("DELETE FROM job WHERE id = 1003"))
 
 
 def test_going_back_keeps_what_the_first_release_knew(old: Database) -> None:

@@ -122,7 +122,7 @@ def test_nothing_is_stored_in_the_context_of_verification(listen: Listen) -> Non
         assert assoc.send_c_echo().Status == 0x0000
     assert [status for _, status, _ in _refusals(node)] == [0xA900, 0x0122]
     assert _holds_nothing(node)
-    assert _listed(0x0122, "Verification")
+    assert _listed(0x0122, "another service than storage")
 
 
 # pynetdicom lets such a command end the thread that reads the connection, and leaves the socket to
@@ -151,7 +151,7 @@ def test_a_command_that_cannot_be_read_ends_its_association_and_leaves_nothing(
         assert assoc.send_c_store(ds).Status == 0x0000
     wait_until(lambda: node.incoming == [], 10, "the file of the broken command to go")
     assert len(node.listener.reception) == 0
-    wait_until(lambda: not node.listener._server.active_associations, 10, "associations to end")
+    wait_until(lambda: not node.listener.active_associations, 10, "associations to end")
     gc.collect()  # here, where its warnings are expected
 
 

@@ -54,7 +54,7 @@ def _keys(model: type[BaseModel], section: str = "") -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("section", "key"), _keys(Settings))
 def test_example_names_every_setting(section: str, key: str) -> None:
-    blocks = re.split(r"^\[+(\w+)\]+.*$", _EXAMPLE.read_text(), flags=re.MULTILINE)
+    blocks = re.split(r"^\[+(?:\w+\.)?(\w+)\]+.*$", _EXAMPLE.read_text(), flags=re.MULTILINE)
     texts = dict(zip(["", *blocks[1::2]], blocks[::2], strict=True))
     assert re.search(rf"^(# )?{key} = ", texts[section], flags=re.MULTILINE)
 

@@ -20,7 +20,12 @@ from dicom_node.senders.cstore import CStoreSender, _judge
 from dicom_node.status import STORE_STATUS, store_status
 from models.identity import MADE_CLASSES
 from models.reasons import Reason
-from models.sections import DeliverySettings, DicomSettings, ObjectSettings
+from models.sections import (
+    DeliverySettings,
+    DicomSettings,
+    ObjectSettings,
+    QueryRetrieveSettings,
+)
 from models.settings import Settings, load_settings
 
 _STATEMENT = Path(__file__).resolve().parents[3] / "docs" / "conformance.md"
@@ -134,7 +139,12 @@ def test_every_reason_is_listed(reason: Reason) -> None:
 
 @pytest.mark.parametrize(
     ("section", "model"),
-    [("dicom", DicomSettings), ("delivery", DeliverySettings), ("objects", ObjectSettings)],
+    [
+        ("dicom", DicomSettings),
+        ("delivery", DeliverySettings),
+        ("objects", ObjectSettings),
+        ("query_retrieve", QueryRetrieveSettings),
+    ],
 )
 def test_every_setting_of_the_network_is_listed(section: str, model: type[BaseModel]) -> None:
     keys = {f"{section}.{name}" for name in model.model_fields}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from objects import captures, reports, segmentations
+from objects import captures, documents, notes, presentations, reports, segmentations
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -38,6 +38,9 @@ _NUMBER_OF = {
     "`objects.seg_series_number`": ObjectSettings().seg_series_number,
     "`objects.sr_series_number`": ObjectSettings().sr_series_number,
     "`objects.sc_series_number`": ObjectSettings().sc_series_number,
+    "`objects.pr_series_number`": ObjectSettings().pr_series_number,
+    "`objects.pdf_series_number`": ObjectSettings().pdf_series_number,
+    "`objects.ko_series_number`": ObjectSettings().ko_series_number,
 }
 _READERS = {
     "identity, when it is received": ["dicom_node/header.py"],
@@ -95,12 +98,22 @@ def _values(made: Sequence[Dataset]) -> tuple[dict[Keywords, list[object]], dict
     return values, parents
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "report", "capture"])
+@pytest.mark.parametrize(
+    "kind", ["segmentation", "report", "capture", "presentation", "document", "note"]
+)
 def test_attributes_are_those_of_the_objects(kind: str) -> None:
-    rows = (*objects().common, *getattr(objects(), kind))
+    common = () if kind == "note" else objects().common
+    rows = (*common, *getattr(objects(), kind))
     listed = _paths(rows)
     listed.pop(("PixelData",), None)  # the objects under test come without
-    made = {"segmentation": segmentations, "report": reports, "capture": captures}[kind]
+    made = {
+        "segmentation": segmentations,
+        "report": reports,
+        "capture": captures,
+        "presentation": presentations,
+        "document": documents,
+        "note": notes,
+    }[kind]
     values, parents = _values(made())
     assert listed.keys() == values.keys()
     for path, row in listed.items():
@@ -152,6 +165,10 @@ def _check(rows: Sequence[ContentItem], trees: list[set[Item]]) -> None:
 
 def test_the_content_tree_is_that_of_the_reports() -> None:
     _check(objects().tree, [{item for item, _ in _children(report)} for report in reports()])
+
+
+def test_the_content_tree_of_notes_is_listed() -> None:
+    _check(objects().note_tree, [{item for item, _ in _children(note)} for note in notes()])
 
 
 def _groups(name: str) -> list[Dataset]:
@@ -211,10 +228,13 @@ def _worker_codes() -> set[tuple[tuple[str, str], str]]:
     }
 
 
+def _made() -> tuple[Dataset, ...]:
+    results = (*segmentations(), *reports(), *captures())
+    return (*results, *presentations(), *documents())
+
+
 def test_codes_are_those_of_the_objects_and_of_the_worker() -> None:
-    written = {
-        code for made in (*segmentations(), *reports(), *captures()) for code in _all_codes(made)
-    }
+    written = {code for made in (*_made(), *notes()) for code in _all_codes(made)}
     listed = set(codes().items())
     reasons = set(reason_codes().items())
     assert listed - written - _worker_codes() == set()
@@ -229,7 +249,7 @@ def test_reasons_have_the_codes_of_the_worker(reason: Reason) -> None:
 
 
 def test_made_objects_have_the_listed_classes_and_syntax() -> None:
-    made = (*segmentations(), *reports(), *captures())
+    made = (*_made(), *notes())
     assert {str(ds.SOPClassUID) for ds in made} == MADE_CLASSES
     assert {ds.file_meta.TransferSyntaxUID for ds in made} == {MADE_SYNTAX}
 

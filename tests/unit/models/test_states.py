@@ -13,7 +13,9 @@ from models.imaging import Instance, Study
 from models.job import Job
 from models.states import (
     TRANSITIONS,
+    CommitmentState,
     DeliveryState,
+    EventReportState,
     IllegalTransitionError,
     InstanceState,
     JobKind,
@@ -22,7 +24,14 @@ from models.states import (
     check_transition,
 )
 
-MACHINES = [InstanceState, StudyState, JobState, DeliveryState]
+MACHINES = [
+    InstanceState,
+    StudyState,
+    JobState,
+    DeliveryState,
+    CommitmentState,
+    EventReportState,
+]
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -41,13 +50,21 @@ def test_the_same_word_in_two_machines_stays_apart() -> None:
 
 
 def test_what_is_analysed_stays_so() -> None:
-    with pytest.raises(IllegalTransitionError, match="analysed may not become queued"):
-        check_transition(InstanceState.ANALYSED, InstanceState.QUEUED)
+    with pytest.raises(IllegalTransitionError, match="analysed may not become failed"):
+        check_transition(InstanceState.ANALYSED, InstanceState.FAILED)
 
 
 def test_only_ends_have_no_way_out() -> None:
     ends = {state for machine in MACHINES for state in machine if not TRANSITIONS[machine][state]}
-    assert ends == {InstanceState.ANALYSED, JobState.DONE, DeliveryState.COMMITTED}
+    assert ends == {
+        InstanceState.SUPERSEDED,
+        InstanceState.WITHDRAWN,
+        JobState.DONE,
+        JobState.CANCELLED,
+        DeliveryState.COMMITTED,
+        DeliveryState.WITHDRAWN,
+        CommitmentState.ANSWERED,
+    }
 
 
 def test_advance_moves_a_row_once_and_tells_the_loser(database_url: str) -> None:

@@ -1,0 +1,56 @@
+"""What every command takes, and what it makes of it: settings and database."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from dicom_node.listing import Format
+from models.session import Database
+from models.settings import Settings, load_settings
+
+Command = Callable[..., None]
+
+
+def common(command: Command) -> Command:
+    """Add `--config` and `--data-dir`, which every command takes."""
+    for option in (
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder for spool, results and embedded database.",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar="DICOM_NODE_CONFIG",
+            help="node.toml",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def listing(command: Command) -> Command:
+    """Add `--json` and `--csv`, which every listing command takes."""
+    for option in (
+        click.option("--csv", "form", flag_value=Format.CSV.value, help="CSV with a header line."),
+        click.option("--json", "form", flag_value=Format.JSON.value, help="One object per line."),
+    ):
+        command = option(command)
+    return command
+
+
+def settings_of(config: Path | None, data_dir: Path | None) -> Settings:
+    """Return the settings. Raises click.UsageError, in words, when they cannot be read."""
+    try:
+        return load_settings(config, data_dir=data_dir)
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def open_database(settings: Settings) -> Database:
+    """Open the database; its connections are closed when the command ends."""
+    database = Database(settings.effective_database_url)
+    click.get_current_context().call_on_close(database.dispose)
+    return database

@@ -1,0 +1,235 @@
+"""The one place that adjusts how pynetdicom accepts connections: who is silent blocks nobody.
+
+pynetdicom 3.0 shakes hands for TLS in its accept loop, so a client that connects and says nothing
+keeps everybody else out. It makes an association of every TCP connection: one that is opened and
+closed, or brings no A-ASSOCIATE-RQ, holds one of `maximum_associations` for the 30 seconds of the
+ACSE time-out, and one that stops in the middle of a PDU holds it for ever, because sockets are read
+without a time-out. `NodeServer` admits a connection in its own thread first: address, first
+byte, TLS handshake, each with a deadline; only then is there an association. What pynetdicom cannot
+end by itself is cut.
+
+It overrides `finish_request`, `service_actions` and `server_close` of socketserver, and uses
+`make_server`, `Association._kill` and `dul` of pynetdicom. test_silent_peers.py and test_tls.py in
+tests/integration notice when a new pynetdicom no longer works so.
+"""
+
+import contextlib
+import logging
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from socketserver import BaseServer
+from typing import Any, Final, cast
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
+
+from dicom_node.access import AllowList, address_of
+from dicom_node.tls import Refusal, ServerCredentials, refusal_of
+
+log = logging.getLogger(__name__)
+
+CUT_SECONDS: Final = 5.0  # after which an ended association's socket is cut, if it is still read
+_ASSOCIATE_RQ: Final = b"\x01"  # PS3.8 9.3.2, PDU-type
+_TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 5.1, ContentType
+# PS3.8 9.3.8: A-ABORT by the service provider, unexpected PDU
+_ABORT: Final = bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 2))
+WAITING_MAX: Final = 256  # connections that said nothing yet; of more the oldest is closed
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What a connection must meet before it may ask for an association.
+
+    `refused` is told of each refusal with the peer's address, not of peers that only said nothing.
+    """
+
+    allowed: AllowList
+    refused: Callable[[Refusal, str], None]
+    silence_seconds: float  # longest wait for the first byte
+    credentials: ServerCredentials | None = None  # None: no TLS
+    handshake_seconds: float = 10.0
+
+
+class NodeServer(ThreadedAssociationServer):
+    """An association server that admits each connection in a thread of its own."""
+
+    daemon_threads = True  # server_close closes what they wait for; it need not wait for them
+    request_queue_size = 128
+
+    def __init__(self, *args: Any, admission: Admission, **kwargs: Any) -> None:  # noqa: ANN401  pynetdicom's
+        self._admission = admission
+        self._lock = threading.Lock()
+        self._waiting: dict[socket.socket, None] = {}
+        self._ended: dict[Association, float] = {}
+        super().__init__(*args, **kwargs)
+        self.bind(evt.EVT_CONN_CLOSE, _end_negotiation)
+
+    @classmethod
+    def start(
+        cls,
+        ae: AE,
+        address: tuple[str, int],
+        handlers: list[EventHandlerType],
+        admission: Admission,
+    ) -> "NodeServer":
+        """Bind, listen and serve in a thread. Raises OSError when the port cannot be had."""
+        server = ae.make_server(
+            address, evt_handlers=handlers, server_class=cls, admission=admission
+        )
+        server = cast("NodeServer", server)
+        threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
+        return server
+
+    @property
+    def port(self) -> int:
+        """The TCP port that the server got."""
+        return self.server_address[1]
+
+    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  socketserver's
+        """Admit one connection and hand it to pynetdicom, in the connection's own thread."""
+        peer = f"{address_of(client_address[0])}:{client_address[1]}"
+        if not self._admission.allowed.admits(client_address[0]):
+            self._refuse(request, peer, Refusal("address_not_allowed"))
+            return
+        sock = self._secure(request, peer) if self._speaks(request, peer) else None
+        if sock is None:
+            self.shutdown_request(request)
+            return
+        sock.settimeout(self.ae.network_timeout)  # else a read waits for ever in mid-PDU
+        super().finish_request(sock, client_address)
+
+    def service_actions(self) -> None:
+        """Cut the sockets of associations that are over and still read; every half second."""
+        super().service_actions()
+        now = time.monotonic()
+        over = [assoc for assoc in self.active_associations if _is_over(assoc)]
+        self._ended = {assoc: self._ended.get(assoc, now) for assoc in over}
+        for assoc, since in self._ended.items():
+            if now - since > CUT_SECONDS:
+                _cut_association(assoc)
+
+    def cut(self) -> None:
+        """Cut every connection, associations included."""
+        for assoc in self.active_associations:
+            _cut_association(assoc)
+
+    def shutdown(self) -> None:
+        """End the accept loop and close its socket and what waits; associations go on."""
+        BaseServer.shutdown(self)  # pynetdicom's would look for a server that `start_server` made
+        self.server_close()
+
+    def server_close(self) -> None:
+        """Close the listening socket and every connection that has not asked for an association."""
+        super().server_close()
+        with self._lock:
+            waiting = list(self._waiting)
+        for sock in waiting:
+            _cut(sock)
+        for assoc in self.active_associations:
+            if assoc.requestor.primitive is None:
+                _cut_association(assoc)
+
+    def handle_error(self, _request: Any, _client_address: Any) -> None:  # noqa: ANN401  socketserver's
+        """Log what went wrong with one connection; the others are not touched."""
+        log.exception("a connection could not be served")  # noqa: LOG004  called inside one
+
+    def _speaks(self, request: socket.socket, peer: str) -> bool:
+        """Wait for the first byte: probes that only open, and close or not, end here.
+
+        Without TLS it is the type of the PDU, and an association begins with A-ASSOCIATE-RQ.
+        """
+        request.settimeout(self._admission.silence_seconds)
+        try:
+            with self._wait(request):
+                first = request.recv(1, socket.MSG_PEEK)
+                if self._admission.credentials is None and first not in (b"", _ASSOCIATE_RQ):
+                    request.sendall(_ABORT)
+                    what = "TLS" if first == _TLS_HANDSHAKE else "no association request"
+                    log.warning("%s sent %s to the plain port: aborted", peer, what)
+                    return False
+                return bool(first)
+        except TimeoutError:
+            log.info("%s connected and said nothing: closed", peer)
+        except OSError:
+            log.debug("%s connected and was gone", peer)
+        return False
+
+    def _secure(self, request: socket.socket, peer: str) -> socket.socket | None:
+        """Return the socket to talk through; None when the handshake failed or nothing follows."""
+        if self._admission.credentials is None:
+            return request
+        sock: socket.socket = request
+        try:
+            sock = self._admission.credentials.context().wrap_socket(
+                request, server_side=True, do_handshake_on_connect=False
+            )
+            sock.settimeout(self._admission.handshake_seconds)
+            with self._wait(sock):
+                sock.do_handshake()
+                log.debug("%s: %s %s", peer, sock.version(), sock.cipher())
+                speaks = self._follows(sock)
+        except (OSError, ValueError) as error:
+            self._refuse(sock, peer, refusal_of(error))
+            return None
+        if not speaks:
+            log.info("%s said nothing after the TLS handshake: closed", peer)
+            self.shutdown_request(sock)
+        return sock if speaks else None
+
+    def _follows(self, sock: ssl.SSLSocket) -> bool:
+        """Wait for something after the handshake."""
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        milliseconds = self._admission.silence_seconds * 1000
+        return bool(sock.pending() or poller.poll(milliseconds))
+
+    def _refuse(self, sock: socket.socket, peer: str, refusal: Refusal) -> None:
+        self.shutdown_request(sock)
+        log.warning("%s refused: %s (%s)", peer, refusal.outcome, refusal.detail or "no detail")
+        self._admission.refused(refusal, peer)
+
+    @contextlib.contextmanager
+    def _wait(self, sock: socket.socket) -> Iterator[None]:
+        """Keep `sock` where `server_close` finds it; close the oldest when there are too many."""
+        with self._lock:
+            self._waiting[sock] = None
+            oldest = next(iter(self._waiting)) if len(self._waiting) > WAITING_MAX else None
+        if oldest is not None:
+            _cut(oldest)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting.pop(sock, None)
+
+
+def _is_over(assoc: Association) -> bool:
+    """Whether an association only waits for its connection to close (PS3.8 9.2, Sta13)."""
+    return assoc._kill or assoc.dul.state_machine.current_state == "Sta13"  # noqa: SLF001  no public name
+
+
+def _cut_association(assoc: Association) -> None:
+    _cut(cast("AssociationSocket", assoc.dul.socket).socket)
+
+
+def _cut(sock: socket.socket | None) -> None:
+    """Shut a socket down under whoever reads it: the read ends, and the reader closes it."""
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's forgets its state first
+
+
+def _end_negotiation(event: Event) -> None:
+    """End an acceptor whose connection closed before the A-ASSOCIATE-RQ: it waits for one.
+
+    None is what its queue gives when the wait has timed out.
+    """
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)

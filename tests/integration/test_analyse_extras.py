@@ -1,0 +1,56 @@
+"""`dicom-worker analyse` with everything that it can write."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import chest_dataset, write_part10
+from pydicom import dcmread
+
+from worker.training.phantom import make_phantom
+
+EXTRAS = ("--capture", "--presentation-state", "--pdf")
+CLASSES = {
+    "sc": "1.2.840.10008.5.1.4.1.1.7",
+    "pr": "1.2.840.10008.5.1.4.1.1.11.1",
+    "pdf": "1.2.840.10008.5.1.4.1.1.104.1",
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    phantom = make_phantom(7, 512, 20.0)
+    ds = chest_dataset(pixels=phantom.pixels >> 4)
+    return write_part10(tmp_path_factory.mktemp("in") / "a.dcm", ds)
+
+
+def _analyse(*arguments: Path | str) -> str:
+    command = [sys.executable, "-m", "worker", "analyse", *map(str, arguments), "--device", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_each_option_writes_its_object_and_the_same_bytes_again(
+    source: Path, tmp_path: Path
+) -> None:
+    (row,) = [json.loads(_analyse(source, "--out", tmp_path / "one", *EXTRAS, "--json"))]
+    _analyse(source, "--out", tmp_path / "two", *EXTRAS)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    uid, study = row["sop_instance_uid"], row["study_instance_uid"]
+    images = ("overlay.png", "pr.dcm", "sc.dcm", "seg.dcm")
+    studies = ("pdf.dcm", "sr.dcm")
+    expected = [f"{uid}.{each}" for each in images] + [f"{study}.{each}" for each in studies]
+    assert names == sorted(expected)
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    for kind, sop_class in CLASSES.items():
+        assert dcmread(row["files"][kind]).SOPClassUID == sop_class
+
+
+def test_without_them_nothing_more_is_written(source: Path, tmp_path: Path) -> None:
+    (row,) = csv.DictReader(io.StringIO(_analyse(source, "--out", tmp_path, "--csv")))
+    assert len(list(tmp_path.iterdir())) == 3
+    assert [row[f"files_{kind}"] for kind in CLASSES] == ["", "", ""]

@@ -1,0 +1,134 @@
+"""How stored values become display values (PS3.4 N.2): the steps as values that can be handed on.
+
+What puts the pixels on the display scale is also what a presentation state tells a viewer to do.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+LINEAR: Final = "LINEAR"
+LINEAR_EXACT: Final = "LINEAR_EXACT"
+SIGMOID: Final = "SIGMOID"
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """Rescale Slope and Intercept (PS3.3 C.11.1)."""
+
+    slope: float
+    intercept: float
+
+    def apply(self, values: Floats) -> Floats:
+        """Return the values after this step."""
+        return np.asarray(values * self.slope + self.intercept)
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """A Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1); `entries` are 0..65535.
+
+    `first` is the value that the first entry stands for; values beyond the ends get the end's.
+    """
+
+    first: int
+    entries: tuple[int, ...]
+
+    def apply(self, values: Floats) -> Floats:
+        """Return the values after this step."""
+        index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1).astype(np.int64)
+        looked_up: Floats = np.asarray(self.entries, np.float64)[index]
+        return looked_up
+
+
+@dataclass(frozen=True)
+class Window:
+    """Window Center, Window Width and VOI LUT Function (PS3.3 C.11.2.1.2, C.11.2.1.3)."""
+
+    center: float
+    width: float
+    function: str = LINEAR
+
+    def apply(self, values: Floats) -> Floats:
+        """Return the values after this step, 0..1."""
+        if self.function == SIGMOID:
+            return np.asarray(
+                1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - self.center) / self.width, -50, 50)))
+            )
+        if self.function == LINEAR_EXACT:
+            return np.asarray(np.clip((values - self.center) / self.width + 0.5, 0.0, 1.0))
+        start = self.center - 0.5
+        return np.asarray(np.clip((values - start) / (self.width - 1.0) + 0.5, 0.0, 1.0))
+
+    @property
+    def linear(self) -> Self:
+        """The same window for readers that know no other function than LINEAR."""
+        if self.function != LINEAR_EXACT:
+            return self
+        return type(self)(self.center + 0.5, self.width + 1.0)
+
+
+@dataclass(frozen=True)
+class VoiTable:
+    """A VOI LUT, and the value of its entries that is shown white."""
+
+    table: LookupTable
+    white: float
+
+    def apply(self, values: Floats) -> Floats:
+        """Return the values after this step, 0..1."""
+        return self.table.apply(values) / self.white
+
+
+@dataclass(frozen=True)
+class GreyScale:
+    """The steps from stored to display values of one image; None: that step changes nothing."""
+
+    modality: Rescale | LookupTable | None = None
+    voi: Window | VoiTable | None = None
+    is_inverse: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, which `of_json` reads back."""
+        steps = {"modality": self.modality, "voi": self.voi}
+        named = {name: None if it is None else _plain(it) for name, it in steps.items()}
+        return {**named, "is_inverse": self.is_inverse}
+
+    @classmethod
+    def of_json(cls, plain: dict[str, Any]) -> Self:
+        """Return what `as_json` was made of. Raises LookupError, TypeError or ValueError else."""
+        modality, voi = plain["modality"], plain["voi"]
+        return cls(
+            modality=None if modality is None else _modality(modality),
+            voi=None if voi is None else _voi(voi),
+            is_inverse=bool(plain["is_inverse"]),
+        )
+
+
+AS_STORED: Final = GreyScale()
+
+
+def _plain(step: Rescale | LookupTable | Window | VoiTable) -> dict[str, Any]:
+    if isinstance(step, VoiTable):
+        return {"white": step.white, **_plain(step.table)}
+    return {name: getattr(step, name) for name in step.__dataclass_fields__}
+
+
+def _modality(plain: dict[str, Any]) -> Rescale | LookupTable:
+    if "entries" in plain:
+        return _table(plain)
+    return Rescale(float(plain["slope"]), float(plain["intercept"]))
+
+
+def _voi(plain: dict[str, Any]) -> Window | VoiTable:
+    if "entries" in plain:
+        return VoiTable(_table(plain), float(plain["white"]))
+    return Window(float(plain["center"]), float(plain["width"]), str(plain["function"]))
+
+
+def _table(plain: dict[str, Any]) -> LookupTable:
+    return LookupTable(int(plain["first"]), tuple(int(entry) for entry in plain["entries"]))
