@@ -18,10 +18,10 @@ from dicom_node.backoff import backoff
 from dicom_node.commitment.asking import Asker
 from dicom_node.commitment.reporting import Reporter
 from dicom_node.loop import run_loop
+from dicom_node.planning import ENDED, plan_substitute
 from dicom_node.rejection import end_if_withdrawn
 from dicom_node.senders.base import Parcel, Receiver, Sender, SendResult, Verdict
 from dicom_node.senders.cstore import CStoreSender
-from dicom_node.settling import ENDED, plan_substitute
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.delivery import Delivery, Destination

@@ -12,19 +12,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.identity_update import decide_updates
-from dicom_node.queue import JobQueue
-from dicom_node.recovery import recover_orphans
-from dicom_node.rejection import read_key_objects
-from dicom_node.settling import (
+from dicom_node.planning import (
     delivered_studies,
-    is_quiet,
     plan_deliveries,
     plan_segmentations,
-    quiet_studies,
-    settle,
     studies_whose_report_failed,
     studies_with_report,
 )
+from dicom_node.queue import JobQueue
+from dicom_node.recovery import recover_orphans
+from dicom_node.rejection import read_key_objects
+from dicom_node.settling import is_quiet, quiet_studies, settle
 from dicom_node.spool import Spool
 from models.base import advance, utc_now
 from models.imaging import Study

@@ -42,6 +42,7 @@ Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Captures = Literal["never", "fallback", "always"]
 Wanted = Literal["never", "always"]
+Description = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]+$")]  # LO
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -128,6 +129,7 @@ class DestinationSettings(_Section):
     ae_title: AETitle
     host: str
     port: Annotated[int, Field(ge=1, le=65535)]
+    segmentations: Wanted = "always"  # "never": for a viewer that cannot bear a SEG
     # The Secondary Capture: beside each SEG, or in its place where the receiver takes no SEG.
     captures: Captures = "never"
     presentation_states: Wanted = "never"  # outlines over each image (GSPS)
@@ -353,3 +355,9 @@ class ObjectSettings(_Section):
     pr_series_number: Annotated[int, Field(gt=0)] = 9004
     pdf_series_number: Annotated[int, Field(gt=0)] = 9005
     ko_series_number: Annotated[int, Field(gt=0)] = 9006
+    seg_series_description: Description = "AI lung opacity SEG (research use only)"
+    sr_series_description: Description = "AI lung opacity SR (research use only)"
+    sc_series_description: Description = "AI lung opacity picture (research use only)"
+    pr_series_description: Description = "AI lung opacity outlines (research use only)"
+    pdf_series_description: Description = "AI lung opacity PDF (research use only)"
+    ko_series_description: Description = "AI results withdrawn (research use only)"

@@ -55,6 +55,7 @@ _HEADERS: tuple[dict[str, Any], ...] = (
     dict.fromkeys(_EMPTY, ""),
     {"BurnedInAnnotation": "NO", "seed": "clean"},
     {"IssuerOfPatientID": "HOSPITAL", "PatientAge": "055Y", "StudyDescription": "Chest PA"},
+    {"TimezoneOffsetFromUTC": "+0530", "seed": "zone"},
     {"PixelSpacing": [0.2, 0.2], "ReferringPhysicianName": "Phantom^Referrer"},
     {
         "LossyImageCompression": "01",

@@ -41,6 +41,7 @@ def build_document(
     Raises ValueError without images or when they belong to several studies.
     """
     ordered = sorted(images, key=lambda image: image.report.key)
+    context = context.beside(ordered[0].report.header) if ordered else context
     rest = sorted({image for image in unanalysed if image.is_listed})
     reports = [image.report for image in ordered]
     key = (*report_key(reports, rest), str(revision))
@@ -77,7 +78,7 @@ def _of_study(
         sop_class_uid=ENCAPSULATED_PDF,
         instance_number=revision,
         modality="DOC",
-        series_description="AI lung opacity PDF (research use only)",
+        series_description=context.objects.pdf_series_description,
         specific_character_set=header.SpecificCharacterSet,
         **content_arguments(context),
         **arguments,

@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -33,13 +33,26 @@ def installed_version() -> str:
 class ObjectContext:
     """What an object's bytes depend on beside the image and its masks.
 
-    `created` is local time, to the second: the job's creation, so that a retry writes the same
-    bytes, or `date_of_source` where there is no job.
+    `created` is to the second: the job's creation, so that a retry writes the same bytes, in local
+    time; or `date_of_source` where there is no job, which has no zone.
     """
 
     created: datetime
     objects: ObjectSettings
     software_version: str = field(default_factory=installed_version)
+
+    def beside(self, header: Dataset) -> "ObjectContext":
+        """Return the context with its time in the zone that the header of a source names.
+
+        Times of the source and ours stand in one object, and Timezone Offset From UTC (PS3.3
+        C.12.1.1.8) governs them all.
+        """
+        zone = str(header.get("TimezoneOffsetFromUTC") or "")
+        if not zone or self.created.tzinfo is None:
+            return self
+        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:5]))
+        there = timezone(-offset if zone[0] == "-" else offset)
+        return replace(self, created=self.created.astimezone(there))
 
     def uid(self, *parts: str) -> str:
         """Return the deterministic UID of these parts under the configured root."""
@@ -133,7 +146,12 @@ def finish(ds: Dataset, header: Dataset, context: ObjectContext) -> None:
     ds.InstanceCreationTime = ds.SeriesTime = time
     if "ContentDate" in ds:  # in a presentation state they have other names
         ds.ContentDate, ds.ContentTime = date, time
-    for keyword in ("StudyDescription", "IssuerOfPatientID", "PatientAge"):
+    for keyword in (
+        "StudyDescription",
+        "IssuerOfPatientID",
+        "PatientAge",
+        "TimezoneOffsetFromUTC",
+    ):
         if keyword in header and keyword not in ds:
             ds[keyword] = header[keyword]
     for item in ds.get("ContributingEquipmentSequence", []):

@@ -69,6 +69,7 @@ _CODES: Final = (
     "ImageLaterality",
 )
 _MULTI_CODES: Final = ("ImageType", "PatientOrientation", "LossyImageCompressionMethod")
+_ZONE: Final = re.compile(r"\+(0[0-9]|1[0-3])[0-5][0-9]|\+1400|-(0[0-9]|1[01])[0-5][0-9]|-1200")
 _DATES: Final = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 _TIMES: Final = ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime")
 _INTEGERS: Final = (
@@ -227,6 +228,8 @@ def _copy_texts(ds: Dataset, out: Dataset) -> None:
         copied[keyword] = _time(get_text(ds, keyword))
     sex = get_text(ds, "PatientSex").upper()[:1]
     copied["PatientSex"] = sex if sex in {"M", "F", "O"} else ""
+    zone = get_text(ds, "TimezoneOffsetFromUTC")
+    copied["TimezoneOffsetFromUTC"] = zone if _ZONE.fullmatch(zone) else ""
     age = get_text(ds, "PatientAge").upper()
     copied["PatientAge"] = age if re.fullmatch(r"[0-9]{3}[DWMY]", age) else ""
     for keyword, text in copied.items():

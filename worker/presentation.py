@@ -40,6 +40,7 @@ def build_presentation_state(
     the image was analysed on.
     """
     header, layers = analysed.image.header, _layers()
+    context = context.beside(header)
     arguments = object_arguments([analysed.model], context)
     arguments["contributing_equipment"][:0] = acquisition_equipment(header)
     with warnings.catch_warnings():
@@ -52,7 +53,7 @@ def build_presentation_state(
             instance_number=1,
             content_label="LUNG_OPACITY",
             content_description="AI lung outlines and lung opacity, research use only",
-            series_description="AI lung opacity outlines (research use only)",
+            series_description=context.objects.pr_series_description,
             graphic_layers=layers,
             graphic_annotations=_annotations(analysed, layers, context),
             presentation_lut_transformation=_polarity(analysed),

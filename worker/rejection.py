@@ -31,6 +31,7 @@ def build_rejection_note(
     if not ordered:
         msg = "a rejection note names at least one object"
         raise ValueError(msg)
+    context = context.beside(ordered[0])
     title = codes.REJECTIONS[reason]
     study = str(ordered[0].StudyInstanceUID)
     key = (study, title.value, *(str(ds.SOPInstanceUID) for ds in ordered))
@@ -48,7 +49,7 @@ def build_rejection_note(
             sop_instance_uid=context.uid("ko", *key),
             series_number=context.objects.ko_series_number,
             instance_number=number,
-            series_description="AI results withdrawn (research use only)",
+            series_description=context.objects.ko_series_description,
             content_date=context.created.date(),
             content_time=context.created.time(),
             series_date=context.created.date(),

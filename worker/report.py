@@ -46,6 +46,7 @@ def build_report(
     Raises ValueError without images or when they belong to several studies.
     """
     ordered = sorted(images, key=lambda image: image.key)
+    context = context.beside(ordered[0].header) if ordered else context
     rest = sorted({image for image in unanalysed if image.is_listed})
     key = (*report_key(ordered, rest), str(revision))
     with warnings.catch_warnings():
@@ -61,7 +62,7 @@ def build_report(
             is_final=False,
             is_verified=False,
             previous_versions=None if predecessor is None else [predecessor],
-            series_description="AI lung opacity SR (research use only)",
+            series_description=context.objects.sr_series_description,
             coding_schemes=[_private_scheme()],
             **object_arguments(models_of(ordered), context),
             **content_arguments(context),

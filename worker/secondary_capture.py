@@ -36,6 +36,7 @@ def build_secondary_capture(
     so that nobody measures in it.
     """
     header = analysed.image.header
+    context = context.beside(header)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # illegal UIDs of the source are referenced as they are
         capture = hd.sc.SCImage.from_ref_dataset(
@@ -49,7 +50,7 @@ def build_secondary_capture(
             sop_instance_uid=context.uid("sc", *key_of(analysed)),
             series_number=context.objects.sc_series_number,
             instance_number=1,
-            series_description="AI lung opacity picture (research use only)",
+            series_description=context.objects.sc_series_description,
             **object_arguments([analysed.model], context),
             **content_arguments(context),
         )

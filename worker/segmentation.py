@@ -32,6 +32,7 @@ def build_segmentation(analysed: AnalysedImage, context: ObjectContext) -> hd.se
     Reference: each frame derives from the one source image (PS3.3 A.51.5.1).
     """
     header = analysed.image.header
+    context = context.beside(header)
     frames = np.stack(masks_of(analysed), axis=-1)[np.newaxis]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # illegal UIDs of the source are referenced as they are
@@ -47,7 +48,7 @@ def build_segmentation(analysed: AnalysedImage, context: ObjectContext) -> hd.se
             omit_empty_frames=False,
             content_label="LUNG_OPACITY",
             content_description="AI lung fields and lung opacity, research use only",
-            series_description="AI lung opacity SEG (research use only)",
+            series_description=context.objects.seg_series_description,
             **object_arguments([analysed.model], context),
             **content_arguments(context),
         )

@@ -54,6 +54,12 @@ SETTINGS: Final[dict[str, str]] = {
     "objects.pr_series_number": "Series Number of the presentation state",
     "objects.pdf_series_number": "Series Number of the PDF",
     "objects.ko_series_number": "Series Number of the rejection note",
+    "objects.seg_series_description": "Series Description of the SEG",
+    "objects.sr_series_description": "Series Description of the SR",
+    "objects.sc_series_description": "Series Description of the Secondary Capture",
+    "objects.pr_series_description": "Series Description of the presentation state",
+    "objects.pdf_series_description": "Series Description of the PDF",
+    "objects.ko_series_description": "Series Description of the rejection note",
 }
 
 

@@ -31,9 +31,9 @@ from sqlalchemy import select, update
 from dicom_node.delivery import Deliverer, retry, synchronise_destinations
 from dicom_node.demo.pacs import StoragePacs
 from dicom_node.ledger import compute
+from dicom_node.planning import delivered_studies, plan_deliveries
 from dicom_node.results import ResultFilter, results
 from dicom_node.senders.cstore import CStoreSender
-from dicom_node.settling import delivered_studies, plan_deliveries
 from models.audit import AuditAction
 from models.delivery import Delivery, Destination
 from models.imaging import Study
@@ -129,8 +129,10 @@ def bench(database_url: str, tmp_path: Path) -> Iterator[Make]:
     """Give a node whose only destination is at a port and has this value of `captures`."""
     with ExitStack() as stack:
 
-        def make(port: int, captures: str | None, *, with_capture: bool = True) -> Bench:
-            to = {"name": "PACS", "ae_title": "PACS", "host": "127.0.0.1", "port": port}
+        def make(
+            port: int, captures: str | None, *, with_capture: bool = True, **more: str
+        ) -> Bench:
+            to = {"name": "PACS", "ae_title": "PACS", "host": "127.0.0.1", "port": port, **more}
             settings = load_settings(
                 None,
                 data_dir=tmp_path / "data",
@@ -164,6 +166,20 @@ def test_a_pacs_that_takes_segmentations_gets_no_picture_else(
     node = bench(storage_scp.port, captures)
     assert node.deliver() == {"seg": SENT, "sr": SENT}
     assert storage_scp.received == 2
+    assert node.is_delivered
+    assert node.is_balanced
+
+
+@pytest.mark.parametrize(
+    ("captures", "sent"),
+    [("never", ["sr"]), ("fallback", ["sr", "sc"]), ("always", ["sr", "sc"])],
+)
+def test_a_receiver_may_want_no_segmentation(
+    bench: Make, storage_scp: StoragePacs, captures: str, sent: list[str]
+) -> None:
+    node = bench(storage_scp.port, captures, segmentations="never")
+    assert node.deliver() == dict.fromkeys(sent, SENT)
+    assert storage_scp.received == len(sent)
     assert node.is_delivered
     assert node.is_balanced
 

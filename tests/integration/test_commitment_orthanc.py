@@ -15,7 +15,7 @@ from senders import store
 from dicom_node.commitment.reporting import Reporter
 from dicom_node.demo.pacs import OrthancPacs
 from dicom_node.listener import Listener
-from dicom_node.settling import delivered_studies
+from dicom_node.planning import delivered_studies
 from models.commitment import CommitmentRequest
 from models.settings import load_settings
 from models.states import CommitmentState, EventReportState

@@ -41,8 +41,8 @@ from dicom_node.doctor import check_commitment
 from dicom_node.errors import CommitmentPeerError
 from dicom_node.ledger import compute
 from dicom_node.listener import Listener
+from dicom_node.planning import delivered_studies
 from dicom_node.senders.cstore import CStoreSender
-from dicom_node.settling import delivered_studies
 from models.audit import AuditAction
 from models.base import utc_now
 from models.delivery import Delivery

@@ -16,9 +16,9 @@ from sqlalchemy import select, update
 from dicom_node.delivery import Deliverer, synchronise_destinations
 from dicom_node.demo.pacs import StoragePacs
 from dicom_node.ledger import compute
+from dicom_node.planning import delivered_studies, plan_deliveries
 from dicom_node.results import ResultFilter, results
 from dicom_node.senders.cstore import CStoreSender
-from dicom_node.settling import delivered_studies, plan_deliveries
 from models.audit import AuditAction
 from models.delivery import Destination
 from models.imaging import Instance, Study

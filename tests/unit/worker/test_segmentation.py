@@ -1,5 +1,7 @@
 """worker.segmentation: the SEG object, read back by highdicom."""
 
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from typing import Any
 
@@ -112,6 +114,25 @@ def test_an_illegal_source_uid_is_carried() -> None:
         image.header.SOPInstanceUID = "999.999.01.2"
     seg = build_segmentation(analysed_image(image), object_context())
     assert b"999.999.01.2" in to_bytes(seg)
+
+
+@pytest.mark.parametrize(
+    ("zone", "date", "time"),
+    [
+        ("+0530", "20260102", "083405"),
+        ("-0330", "20260101", "233405"),
+        (None, "20260102", "050405"),
+    ],
+)
+def test_times_are_in_the_zone_of_the_source(zone: str | None, date: str, time: str) -> None:
+    here = timezone(timedelta(hours=2))
+    context = replace(object_context(), created=datetime(2026, 1, 2, 5, 4, 5, tzinfo=here))
+    source = chest_image(ds=chest_dataset(TimezoneOffsetFromUTC=zone))
+    seg = build_segmentation(analysed_image(source), context)
+    assert seg.get("TimezoneOffsetFromUTC") == zone
+    for kind in ("Series", "Content", "InstanceCreation"):
+        assert (seg.get(f"{kind}Date"), seg.get(f"{kind}Time")) == (date, time)
+    assert seg.StudyDate == source.header.StudyDate
 
 
 def test_the_date_of_a_source_is_its_latest() -> None:

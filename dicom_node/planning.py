@@ -1,0 +1,263 @@
+"""What goes where: results become due, and a study is delivered when they arrived. Rows only."""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from dicom_node.rejection import plan_notes
+from models.audit import AuditAction, record
+from models.base import advance
+from models.delivery import Delivery, Destination, waits_for_commitment
+from models.imaging import Instance, Series, Study
+from models.job import Job
+from models.rejection import WithdrawnArtifact
+from models.result import Analysis, Artifact, ReportedAnalysis, newest_analyses
+from models.sections import DestinationSettings
+from models.settings import Settings
+from models.states import ArtifactKind, DeliveryState, JobState, StudyState
+
+ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
+NOT_ARRIVED = tuple(state for state in DeliveryState if state not in ARRIVED)
+ENDED = (
+    DeliveryState.SENT,
+    DeliveryState.COMMITTED,
+    DeliveryState.REJECTED,
+    DeliveryState.DEAD,
+    DeliveryState.WITHDRAWN,
+)
+_WITHDRAWN = select(WithdrawnArtifact.artifact_id)  # few: a set
+
+
+_USUAL = frozenset({ArtifactKind.SEG, ArtifactKind.SR})
+_OF_IMAGES = (ArtifactKind.SEG, ArtifactKind.SC, ArtifactKind.PR)
+
+
+def studies_with_report(session: Session) -> Sequence[Study]:
+    """Return the settled studies whose newest report is stored."""
+    return session.scalars(
+        select(Study)
+        .join(Job, (Job.study_id == Study.id) & (Job.revision == Study.revision))
+        .where(Study.state == StudyState.SETTLED, Job.state == JobState.DONE)
+    ).all()
+
+
+def kinds_for(destination: DestinationSettings) -> frozenset[ArtifactKind]:
+    """Return which objects a destination gets; a capture may still follow for a refused SEG."""
+    takes_segmentations = destination.segmentations == "always"
+    wanted = {
+        ArtifactKind.SR: True,
+        ArtifactKind.SEG: takes_segmentations,
+        ArtifactKind.SC: destination.captures == "always"
+        or (destination.captures == "fallback" and not takes_segmentations),
+        ArtifactKind.PR: destination.presentation_states == "always",
+        ArtifactKind.PDF: destination.documents == "always",
+    }
+    return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
+
+
+def plan_deliveries(session: Session, settings: Settings, study: Study) -> bool:
+    """Make the study reported and its results due at every destination, in one transaction.
+
+    A study of which rejection notes left nothing is closed; only our own note is due.
+    """
+    if study.state is not StudyState.SETTLED:
+        return False
+    to = StudyState.REPORTED if _has_report(session, study) else StudyState.CLOSED
+    if not advance(session, study, to):
+        return False
+    results = _reported(session, study)
+    planned = _plan(session, settings, results) + plan_notes(session, settings, study)
+    record(
+        session,
+        AuditAction.DELIVERIES_PLANNED,
+        "planned",
+        study_instance_uid=study.study_instance_uid,
+        details={"artifacts": len(results), "deliveries": planned},
+    )
+    return True
+
+
+def studies_whose_report_failed(session: Session) -> Sequence[Study]:
+    """Return the settled studies that get no report, and have a SEG that goes nowhere yet."""
+    unsent = (
+        exists()
+        .where(
+            Series.study_id == Study.id,
+            Instance.series_id == Series.id,
+            Analysis.instance_id == Instance.id,
+            Artifact.analysis_id == Analysis.id,
+            Artifact.kind == ArtifactKind.SEG,
+            Artifact.id.not_in(_WITHDRAWN),
+            ~exists().where(Delivery.artifact_id == Artifact.id),
+        )
+        .correlate(Study)
+    )
+    return session.scalars(
+        select(Study)
+        .join(Job, (Job.study_id == Study.id) & (Job.revision == Study.revision))
+        .where(
+            Study.state == StudyState.SETTLED,
+            Job.state.in_((JobState.DEAD, JobState.FAILED)),
+            unsent,
+        )
+    ).all()
+
+
+def plan_segmentations(session: Session, settings: Settings, study: Study) -> int:
+    """Make what a study without report has of its images due; return how many deliveries."""
+    if study.state is not StudyState.SETTLED:
+        return 0
+    analyses = [row.id for row in newest_analyses(session, study.id)]
+    results = session.scalars(
+        select(Artifact).where(
+            Artifact.analysis_id.in_(analyses),
+            Artifact.kind.in_(_OF_IMAGES),
+            Artifact.id.not_in(_WITHDRAWN),
+        )
+    ).all()
+    planned = _plan(session, settings, results)
+    if planned:
+        record(
+            session,
+            AuditAction.DELIVERIES_PLANNED,
+            "planned without report",
+            study_instance_uid=study.study_instance_uid,
+            details={"artifacts": len(results), "deliveries": planned},
+        )
+    return planned
+
+
+def _plan(session: Session, settings: Settings, results: Iterable[Artifact]) -> int:
+    """Make each result due where it is wanted and not due yet, SEG first; return how many."""
+    ordered = sorted(results, key=lambda it: (it.kind is not ArtifactKind.SEG, it.id))
+    wanted = {each.name: kinds_for(each) for each in settings.destinations}
+    planned = 0
+    for destination in session.scalars(select(Destination).where(Destination.enabled)).all():
+        kinds = wanted.get(destination.name, _USUAL)  # of another host's settings
+        chosen = [artifact.id for artifact in ordered if artifact.kind in kinds]
+        planned += _make_due(session, destination.id, chosen)
+    return planned
+
+
+def _has_report(session: Session, study: Study) -> bool:
+    newest = select(Artifact.id).where(
+        Artifact.study_id == study.id,
+        Artifact.kind == ArtifactKind.SR,
+        Artifact.revision == study.revision,
+    )
+    return session.scalar(newest) is not None
+
+
+def _reported(session: Session, study: Study) -> Sequence[Artifact]:
+    """Return the reports and pages of the study, and what is of the images that they speak of."""
+    of_study = and_(
+        Artifact.study_id == study.id, Artifact.kind.in_((ArtifactKind.SR, ArtifactKind.PDF))
+    )
+    report = aliased(Artifact)
+    spoken_of = (
+        select(ReportedAnalysis.analysis_id)
+        .join(report, ReportedAnalysis.artifact_id == report.id)
+        .where(
+            report.study_id == study.id,
+            report.kind == ArtifactKind.SR,
+            report.id.not_in(_WITHDRAWN),
+        )
+    )
+    of_images = and_(Artifact.analysis_id.in_(spoken_of), Artifact.kind.in_(_OF_IMAGES))
+    return session.scalars(
+        select(Artifact).where(or_(of_study, of_images), Artifact.id.not_in(_WITHDRAWN))
+    ).all()
+
+
+def _make_due(session: Session, destination_id: int, wanted: Sequence[int]) -> int:
+    """Make the artifacts due at a destination that have no delivery there; return how many."""
+    known = set(
+        session.scalars(
+            select(Delivery.artifact_id).where(
+                Delivery.destination_id == destination_id, Delivery.artifact_id.in_(wanted)
+            )
+        )
+    )
+    new = [artifact_id for artifact_id in wanted if artifact_id not in known]
+    session.add_all(Delivery(artifact_id=key, destination_id=destination_id) for key in new)
+    return len(new)
+
+
+def plan_substitute(session: Session, refused: Delivery) -> None:
+    """Make the capture of an image due where its SEG was refused, once.
+
+    An image that was analysed while no destination wanted captures has none.
+    """
+    artifact = refused.artifact
+    if artifact.kind is not ArtifactKind.SEG or artifact.analysis is None:
+        return
+    captures = session.scalars(
+        select(Artifact.id).where(
+            Artifact.analysis_id == artifact.analysis_id, Artifact.kind == ArtifactKind.SC
+        )
+    ).all()
+    planned = _make_due(session, refused.destination_id, captures)
+    if planned:
+        record(
+            session,
+            AuditAction.DELIVERIES_PLANNED,
+            "planned",
+            study_instance_uid=artifact.analysis.instance.series.study.study_instance_uid,
+            details={"artifacts": planned, "deliveries": planned},
+        )
+
+
+def delivered_studies(session: Session, settings: Settings) -> Sequence[int]:
+    """Return the ids of reported studies all of whose deliveries arrived.
+
+    One to a destination that is asked to commit arrived when it did.
+    A capture that arrived where a setting lets it stand for a refused SEG counts for both.
+    """
+    is_open: ColumnElement[bool] = Delivery.state.in_(NOT_ARRIVED)  # one by one, for the index
+    if settings.destinations_with_commitment:
+        is_open = or_(is_open, waits_for_commitment(settings.destinations_with_commitment))
+    report = aliased(Artifact)
+    reports = (
+        select(Artifact.study_id)
+        .join(Delivery, Delivery.artifact_id == Artifact.id)
+        .where(is_open, Artifact.study_id.is_not(None), Artifact.id.not_in(_WITHDRAWN))
+    )
+    of_analyses = (
+        select(report.study_id)
+        .join(ReportedAnalysis, ReportedAnalysis.artifact_id == report.id)
+        .join(Artifact, Artifact.analysis_id == ReportedAnalysis.analysis_id)
+        .join(Delivery, Delivery.artifact_id == Artifact.id)
+        .where(is_open, ~_is_substituted(settings.destinations_by_captures("fallback")))
+        .where(Artifact.id.not_in(_WITHDRAWN))
+    )
+    # Sets and no correlated EXISTS: thousands of studies may wait for a PACS that is away.
+    query = select(Study.id).where(
+        Study.state == StudyState.REPORTED,
+        Study.id.not_in(reports),
+        Study.id.not_in(of_analyses),
+    )
+    return session.scalars(query).all()
+
+
+def _is_substituted(destinations: frozenset[str]) -> ColumnElement[bool]:
+    """Return the condition that a delivery is a rejected SEG whose capture arrived."""
+    capture, sibling = aliased(Artifact), aliased(Delivery)
+    arrived = (
+        select(sibling.id)
+        .join(capture, sibling.artifact_id == capture.id)
+        .join(Destination, sibling.destination_id == Destination.id)
+        .where(
+            capture.kind == ArtifactKind.SC,
+            capture.analysis_id == Artifact.analysis_id,
+            sibling.destination_id == Delivery.destination_id,
+            sibling.state.in_(ARRIVED),
+            Destination.name.in_(destinations),
+        )
+        .correlate(Delivery, Artifact)
+    )
+    return and_(
+        Delivery.state == DeliveryState.REJECTED,
+        Artifact.kind == ArtifactKind.SEG,
+        arrived.exists(),
+    )
