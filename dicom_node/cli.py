@@ -288,7 +288,9 @@ def compare(
 
 @cli.command()
 @_common
-@click.option("--all", "everything", is_flag=True, help="Every rejected or dead delivery.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every rejected or dead delivery, every dead report."
+)
 @click.argument("delivery_id", type=int, required=False)
 def retry(
     config: Path | None,
@@ -296,14 +298,23 @@ def retry(
     delivery_id: int | None,
     everything: bool,  # noqa: FBT001  a flag of the command line
 ) -> None:
-    """Send again what was rejected or given up: one delivery by its id, or all."""
-    from dicom_node import delivery
+    """Send again what was rejected or given up: one delivery by its id, or all.
+
+    With --all, reports that could not be written are tried again too.
+    """
+    from dicom_node import delivery, settling
 
     if everything == (delivery_id is not None):
         msg = "name one delivery (its id stands in `results --json`), or use --all"
         raise click.UsageError(msg)
-    number = delivery.retry(_database(_settings(config, data_dir)), delivery_id)
+    database = _database(_settings(config, data_dir))
+    number = delivery.retry(database, delivery_id)
     click.echo(f"{number} due again")
+    if everything:
+        with database.write() as session:
+            reports = settling.report_again(session)
+        if reports:
+            click.echo(f"{reports} to be reported again")
     sys.exit(0 if number or everything else 1)
 
 

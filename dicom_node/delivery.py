@@ -227,10 +227,16 @@ def retry(database: Database, delivery_id: int | None = None) -> int:
     if delivery_id is not None:
         query = query.where(Delivery.id == delivery_id)
     with database.write() as session:
-        return sum(
-            advance(session, delivery, DeliveryState.DUE, attempts=0, next_attempt_at=utc_now())
-            for delivery in session.scalars(query).all()
-        )
+        return sum(_due_again(session, delivery) for delivery in session.scalars(query).all())
+
+
+def _due_again(session: Session, delivery: Delivery) -> bool:
+    """Make a delivery due with new attempts, and remember that the object may have arrived.
+
+    A rejected one did not; after an attempt without an answer nobody knows (models.rejection).
+    """
+    tried = min(delivery.attempts, 1) if delivery.state is DeliveryState.DEAD else 0
+    return advance(session, delivery, DeliveryState.DUE, attempts=tried, next_attempt_at=utc_now())
 
 
 def _steps(settings: Settings, database: Database) -> dict[str, Callable[[], bool]]:

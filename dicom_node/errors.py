@@ -20,6 +20,7 @@ NodeError
 │   ├── IdentifierUnreadableError  the identifier cannot be parsed, or is too long to be
 │   ├── QueryNotAuthorisedError   this AE may not query
 │   ├── QueryOperationError       another operation or SOP Class than its presentation context's
+│   ├── SmallPduError             C-GET to a peer whose PDUs are too small for whole objects
 │   ├── UnknownDestinationError   the Move Destination is not configured
 │   ├── TooManyMatchesError       more than a limit of the settings allows
 │   └── QueryCancelledError       the peer said so, or is gone
@@ -120,6 +121,10 @@ class QueryNotAuthorisedError(QueryError):
 
 class QueryOperationError(QueryError):
     """The operation or its SOP Class is not that of the presentation context."""
+
+
+class SmallPduError(QueryError):
+    """The peer receives PDUs that are too small for objects (PS3.8 D.1)."""
 
 
 class UnknownDestinationError(QueryError):

@@ -4,7 +4,8 @@ Intake sets such an object aside as `uid_conflict`. A worker then reads its file
 that counts; what it found decides here, in the order of arrival. The same pixels under a header
 that gives other results are an update: the new row takes the place of the old one, which is
 superseded, and its study gets another revision. The same pixels under a header that gives the same
-results add nothing. Other pixels stay a conflict, for an operator.
+results add nothing, and neither does a header that counted before: what the source or an operator
+corrected stays corrected. Other pixels stay a conflict, for an operator.
 """
 
 import logging
@@ -16,14 +17,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.errors import LostRaceError, NodeError
-from dicom_node.intake import is_another_patient, is_for_processing, queue_for_analysis
+from dicom_node.intake import Verdict, is_another_patient, judge_content, queue_for_analysis
 from dicom_node.recovery import spooled_file
+from dicom_node.rejection import end_replaced, take_back
 from dicom_node.types import Identity
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
-from models.imaging import SET_ASIDE, Instance, Study
+from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
+from models.rejection import register_arrival, rejected_before
 from models.session import Database
 from models.settings import Settings
 from models.states import InstanceState, JobKind, JobState, StoreOutcome, StudyState
@@ -95,16 +98,36 @@ def _decide(session: Session, settings: Settings, instance_id: int) -> bool:
         return _compare_first(session, candidate, live)
     if candidate.pixel_sha256 != live.pixel_sha256:
         return _keep(session, candidate)
-    same_header = candidate.header_sha256 == live.header_sha256
-    if same_header and live.state not in _WITHOUT_FIGURES:
+    return _decide_same_pixels(session, settings, candidate, live)
+
+
+def _decide_same_pixels(
+    session: Session, settings: Settings, candidate: Instance, live: Instance
+) -> bool:
+    versions = _versions(session, live)
+    is_known = any(row.file_header_sha256 == candidate.file_header_sha256 for row in versions)
+    is_corrected = is_known or any(row.identity_revision for row in versions)
+    is_same = is_known or candidate.header_sha256 == live.header_sha256
+    if is_same and live.state not in _WITHOUT_FIGURES:
         _supersede(session, candidate, Reason.SAME_IMAGE)
         _record(session, candidate, StoreOutcome.UPDATE, live, reissued=False)
-    elif makes_a_second_patient(candidate, live):
+    elif makes_a_second_patient(candidate, live) or (
+        is_corrected and is_another_patient(live, candidate)
+    ):
         return _keep(session, candidate, Reason.PATIENT_MISMATCH)
     else:
         take_place(session, settings, candidate, live)
         _record(session, candidate, StoreOutcome.UPDATE, live, reissued=True)
     return True
+
+
+def _versions(session: Session, live: Instance) -> list[Instance]:
+    """Return `live` and what it took the place of, where a worker found these pixels."""
+    chain = [live]
+    while (before := chain[-1].supersedes_id) is not None:
+        chain.append(session.get_one(Instance, before))
+    found = [row for row in chain if row.pixel_sha256 == live.pixel_sha256]
+    return [row for row in found if row.file_header_sha256 is not None]
 
 
 def live_row(session: Session, sop_instance_uid: str) -> Instance | None:
@@ -144,21 +167,27 @@ def lock_studies(session: Session, *rows: Instance | None) -> None:
 
 
 def _compare_first(session: Session, candidate: Instance, live: Instance) -> bool:
-    """Have a worker read the files; keep the conflict when it could not."""
-    compared = session.scalar(
-        select(Job.state)
+    """Have a worker read the files, once for each pair; keep the conflict when it could not."""
+    last = session.scalar(
+        select(Job)
         .where(Job.instance_id == candidate.id, Job.kind == JobKind.COMPARE)
         .order_by(Job.id.desc())
         .limit(1)
     )
-    if compared in _ACTIVE:
+    if last is not None and last.state in _ACTIVE:
         return False
-    # Known pixels without a header: the identity was corrected while the files were read.
-    is_outdated = candidate.pixel_sha256 is not None and live.pixel_sha256 is not None
-    if compared is None or is_outdated:
-        session.add(Job(kind=JobKind.COMPARE, instance_id=candidate.id))
+    if last is None or _is_outdated(last, live):
+        revision = live.identity_revision
+        job = Job(kind=JobKind.COMPARE, instance_id=candidate.id, identity_revision=revision)
+        session.add(job)
         return True
     return _keep(session, candidate)
+
+
+def _is_outdated(comparison: Job, live: Instance) -> bool:
+    """Say whether `live` was corrected, or took its place, after the comparison was asked for."""
+    is_newer = live.decided_at is not None and live.decided_at > comparison.created_at
+    return is_newer or comparison.identity_revision != live.identity_revision
 
 
 def _keep(session: Session, candidate: Instance, reason: Reason = Reason.UID_CONFLICT) -> bool:
@@ -221,12 +250,48 @@ def take_place(session: Session, settings: Settings, row: Instance, live: Instan
     if live is not None:
         row.supersedes_id = live.id
         _supersede(session, live, Reason.UPDATED)
+        if is_first:  # it left the other study, where no report replaces what speaks of it
+            before = live.series.study
+            take_back(session, before, {live.sop_instance_uid}, Reason.REJECTED_WORKLIST)
+        else:
+            end_replaced(session, study, {live.id})
         reopen(session, live.series.study)
     if not is_first or study.patient_id is None:
         _set_identity(settings, study, row)
     row.decided_at = utc_now()
     reopen(session, study)
     admit(session, settings, row)
+    admit_matching(session, settings, study)
+
+
+def admit_matching(session: Session, settings: Settings, study: Study) -> None:
+    """Let go of what waits because it is another patient's, and is the study's now.
+
+    Where its SOP Instance UID is taken, it is compared. The caller holds the lock of the study.
+    """
+    if study.patient_id is None:
+        return
+    mismatch = Reason.PATIENT_MISMATCH.value
+    query = select(Instance).join(Series).where(Series.study_id == study.id)
+    query = query.where(Instance.state == InstanceState.QUARANTINED, Instance.reason == mismatch)
+    for row in session.scalars(query.order_by(Instance.id)).all():
+        if is_another_patient(study, row):
+            continue
+        if live_row(session, row.sop_instance_uid) is not None:
+            conflict = Reason.UID_CONFLICT
+            row.reason, row.detail, row.decided_at = conflict.value, SENTENCES[conflict], None
+            continue
+        admit(session, settings, row)
+        reopen(session, study)
+        record(
+            session,
+            AuditAction.QUARANTINE_ENDED,
+            "identity_matches",
+            study_instance_uid=study.study_instance_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            details={"instance": row.id, "reason": mismatch},
+            patient={"patient_id": row.patient_id},
+        )
 
 
 def _set_identity(settings: Settings, study: Study, row: Instance) -> None:
@@ -247,16 +312,31 @@ def _identity_in_file(path: Path, row: Instance) -> Identity | None:
 
 
 def admit(session: Session, settings: Settings, row: Instance) -> None:
-    """Give an object that was set aside, or has another identity, its way to a worker."""
-    if row.state is InstanceState.QUARANTINED and is_for_processing(
-        row.sop_class_uid, row.presentation_intent
-    ):
-        moved = advance(session, row, InstanceState.RECEIVED, reason=None, detail=None)
-    else:
+    """Give an object that was set aside the way of a new one; analyse one of another identity."""
+    verdict = _verdict(session, settings, row)
+    if verdict.state is InstanceState.QUEUED:
         moved = queue_for_analysis(session, settings, row)
+    else:
+        reason, detail = None, None
+        if verdict.reason is not None:
+            reason, detail = verdict.reason.value, SENTENCES[verdict.reason]
+        moved = advance(session, row, verdict.state, reason=reason, detail=detail)
     session.flush()
     if not moved:
         raise LostRaceError
+    register_arrival(session, row.series.study, row)
+
+
+def _verdict(session: Session, settings: Settings, row: Instance) -> Verdict:
+    if row.state is not InstanceState.QUARANTINED:
+        return Verdict(InstanceState.QUEUED)
+    rejected = rejected_before(session, row.series.study_id, row.sop_instance_uid)
+    if rejected is not None:
+        return Verdict(InstanceState.WITHDRAWN, rejected)
+    identity = _identity_in_file(settings.spool_dir / row.storage_key, row)
+    if identity is None:
+        return Verdict(InstanceState.QUEUED)  # a worker says what is wrong with the file
+    return judge_content(settings, identity)
 
 
 def reopen(session: Session, study: Study) -> None:

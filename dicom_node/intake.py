@@ -25,16 +25,17 @@ from models.rejection import register_arrival, rejected_before
 from models.result import Artifact
 from models.session import Database
 from models.settings import Settings
-from models.states import InstanceState, JobKind, StoreOutcome, StudyState
+from models.states import InstanceState, JobKind, JobState, StoreOutcome, StudyState
 
 _TRIES = 5
+_AS_NEW = {"attempts": 0, "published_at": None, "lease_owner": None, "finished_at": None}
 FOR_PROCESSING = "FOR PROCESSING"
 _FOR_PROCESSING_CLASS = IMAGE_CLASSES[2]
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    """What a new instance starts as."""
+class Verdict:
+    """What an instance starts as."""
 
     state: InstanceState
     reason: Reason | None = None
@@ -105,7 +106,11 @@ def _record(session: Session, settings: Settings, spooled: SpooledInstance) -> S
     same_uid = session.scalars(
         select(Instance).where(Instance.sop_instance_uid == identity.sop_instance_uid)
     ).all()
-    if any(row.data_set_sha256 == spooled.data_set_sha256 for row in same_uid):
+    known = [row for row in same_uid if row.data_set_sha256 == spooled.data_set_sha256]
+    for row in known:
+        _take_back_again(session, settings, row, spooled)
+        _tell_if_outdated(session, row, spooled)
+    if known:
         return StoreOutcome.DUPLICATE
     study = _study(session, spooled)
     is_conflict = any(row.state not in SET_ASIDE for row in same_uid)
@@ -130,15 +135,20 @@ def _is_own_artifact(session: Session, sop_instance_uid: str) -> bool:
 
 def _judge(
     settings: Settings, study: Study, spooled: SpooledInstance, *, is_conflict: bool
-) -> _Verdict:
+) -> Verdict:
     """Decide quarantine first, then whether a worker must look at the object at all."""
     identity = spooled.identity
     if identity.patient_id is None and not settings.dicom.allow_missing_patient_id:
-        return _Verdict(InstanceState.QUARANTINED, Reason.NO_PATIENT_ID)
+        return Verdict(InstanceState.QUARANTINED, Reason.NO_PATIENT_ID)
     if is_conflict:
-        return _Verdict(InstanceState.QUARANTINED, Reason.UID_CONFLICT)
+        return Verdict(InstanceState.QUARANTINED, Reason.UID_CONFLICT)
     if is_another_patient(study, identity):
-        return _Verdict(InstanceState.QUARANTINED, Reason.PATIENT_MISMATCH)
+        return Verdict(InstanceState.QUARANTINED, Reason.PATIENT_MISMATCH)
+    return judge_content(settings, identity)
+
+
+def judge_content(settings: Settings, identity: Identity) -> Verdict:
+    """Decide whether a worker must look at an object that is out of quarantine, and when."""
     if is_own_object(
         identity.manufacturer or "",
         identity.manufacturer_model_name or "",
@@ -146,26 +156,66 @@ def _judge(
         identity.sop_instance_uid,
         settings.objects.uid_root,
     ):
-        return _Verdict(InstanceState.NOT_ANALYSED, Reason.OWN_RESULT)
+        return Verdict(InstanceState.NOT_ANALYSED, Reason.OWN_RESULT)
     wanted = IMAGE_CLASSES + CAPTURES if settings.analysis.secondary_capture else IMAGE_CLASSES
     if identity.sop_class_uid not in wanted:
-        return _Verdict(InstanceState.NOT_ANALYSED, Reason.SOP_CLASS)
+        return Verdict(InstanceState.NOT_ANALYSED, Reason.SOP_CLASS)
     if is_for_processing(identity.sop_class_uid, identity.presentation_intent):
-        return _Verdict(InstanceState.RECEIVED)  # waits for a For Presentation sibling
-    return _Verdict(InstanceState.QUEUED)
+        return Verdict(InstanceState.RECEIVED)  # waits for a For Presentation sibling
+    return Verdict(InstanceState.QUEUED)
 
 
 def _withdrawn_before(
-    session: Session, study: Study, identity: Identity, verdict: _Verdict
-) -> _Verdict | None:
+    session: Session, study: Study, identity: Identity, verdict: Verdict
+) -> Verdict | None:
     """Return the verdict on an object that a rejection note already names, else None."""
     if verdict.state is InstanceState.QUARANTINED or verdict.reason is Reason.OWN_RESULT:
         return None
     reason = rejected_before(session, study.id, identity.sop_instance_uid)
-    return None if reason is None else _Verdict(InstanceState.WITHDRAWN, reason)
+    return None if reason is None else Verdict(InstanceState.WITHDRAWN, reason)
 
 
-def is_another_patient(study: Study, identity: Identity | Instance) -> bool:
+def _tell_if_outdated(session: Session, row: Instance, spooled: SpooledInstance) -> None:
+    """Write an audit event when a version comes again that another one took the place of.
+
+    Its sender may have taken a correction back; the node does not swing.
+    """
+    if row.state is InstanceState.SUPERSEDED and row.reason == Reason.UPDATED.value:
+        record(
+            session,
+            AuditAction.INSTANCE_COMPARED,
+            "outdated",
+            calling_aet=spooled.peer.calling_aet,
+            study_instance_uid=spooled.identity.study_instance_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            details={"instance": row.id},
+            patient={"patient_id": row.patient_id},
+        )
+
+
+def _take_back_again(
+    session: Session, settings: Settings, row: Instance, spooled: SpooledInstance
+) -> None:
+    """Have an image that comes back analysed, if only its expired retention withdrew it."""
+    if row.reason != Reason.REJECTED_RETENTION.value:
+        return
+    study = _study(session, spooled)
+    session.refresh(row)
+    if (
+        row.state is not InstanceState.WITHDRAWN
+        or row.reason != Reason.REJECTED_RETENTION.value
+        or is_another_patient(study, row)
+        or rejected_before(session, study.id, row.sop_instance_uid) is not None
+    ):
+        return
+    if is_for_processing(row.sop_class_uid, row.presentation_intent):
+        advance(session, row, InstanceState.RECEIVED, reason=None, detail=None)
+    else:
+        queue_for_analysis(session, settings, row)
+    _accept_into(session, study, spooled)
+
+
+def is_another_patient(study: Study | Instance, identity: Identity | Instance) -> bool:
     """Compare PatientID, and the issuers where both are known: modalities often leave it out."""
     if study.patient_id is None:
         return False
@@ -202,7 +252,7 @@ def _accept_into(session: Session, study: Study, spooled: SpooledInstance) -> No
 
 
 def _add_instance(
-    session: Session, study: Study, spooled: SpooledInstance, verdict: _Verdict
+    session: Session, study: Study, spooled: SpooledInstance, verdict: Verdict
 ) -> Instance:
     identity = spooled.identity
     series = session.scalar(
@@ -250,11 +300,22 @@ def _analyse_job(settings: Settings, instance: Instance) -> Job:
 
 
 def queue_for_analysis(session: Session, settings: Settings, instance: Instance) -> bool:
-    """Give an instance its analyse job: one that waited, or has another identity now.
+    """Give an instance its analyse job: one that waited, came back, or has another identity now.
 
     Returns False when somebody else moved it first.
     """
     if not advance(session, instance, InstanceState.QUEUED, reason=None, detail=None):
         return False
-    session.add(_analyse_job(settings, instance))
-    return True
+    job = _analyse_job(settings, instance)
+    cancelled = session.scalar(
+        select(Job).where(
+            Job.instance_id == instance.id,
+            Job.model_selector == job.model_selector,
+            Job.identity_revision == job.identity_revision,
+            Job.state == JobState.CANCELLED,
+        )
+    )
+    if cancelled is None:
+        session.add(job)
+        return True
+    return advance(session, cancelled, JobState.PENDING, **_AS_NEW, not_before=utc_now())

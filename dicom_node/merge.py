@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import LostRaceError, OperatorError
-from dicom_node.identity_update import admit, reopen
+from dicom_node.identity_update import admit, admit_matching, reopen
 from dicom_node.quarantine import Operator, apply_correction
+from dicom_node.rejection import end_replaced
 from models.audit import AuditAction, record
 from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.session import Database
@@ -55,10 +56,12 @@ def merge(
     correction: Mapping[str, str],
     operator: Operator,
     *,
+    study_instance_uid: str | None = None,
     dry_run: bool = False,
 ) -> list[dict[str, Any]]:
     """Put the studies of `old` under the identity in `correction`; return one row per study.
 
+    With `study_instance_uid` that study alone.
     `correction` holds keywords of the standard, PatientID and IssuerOfPatientID among them. A study
     that already has the new identity is not found again, so repeating the merge adds nothing.
     Raises OperatorError when both identities are one, or `old` has several issuers.
@@ -68,16 +71,16 @@ def merge(
         msg = "both identities are the same: nothing can be merged"
         raise OperatorError(msg)
     with database.read() as session:
-        found = _studies(session, old, new)
+        found = _studies(session, old, new, study_instance_uid)
     rows = []
-    for study_id, study_instance_uid in found:
+    for study_id, uid in found:
         outcome, reissued = MergeOutcome.FOUND, None
         if not dry_run:
             act = _Act(correction, operator, old.patient_id)
             outcome, reissued = _merge_study(database, settings, study_id, act)
         rows.append(
             {
-                "study_instance_uid": study_instance_uid,
+                "study_instance_uid": uid,
                 "outcome": outcome.value,
                 "images_reissued": reissued,
             }
@@ -86,9 +89,11 @@ def merge(
 
 
 def _studies(
-    session: Session, old: PatientIdentity, new: PatientIdentity
+    session: Session, old: PatientIdentity, new: PatientIdentity, only: str | None
 ) -> Sequence[tuple[int, str]]:
     query = select(Study).where(Study.patient_id == old.patient_id).order_by(Study.id)
+    if only is not None:
+        query = query.where(Study.study_instance_uid == only)
     if old.issuer is not None:
         query = query.where(Study.issuer_of_patient_id == old.issuer)
     studies = [
@@ -142,6 +147,7 @@ def _correct(
     """Give every image of the study the identity; return how many are analysed again."""
     before = {"patient_id": study.patient_id, "issuer_of_patient_id": study.issuer_of_patient_id}
     reissued = 0
+    end_replaced(session, study, {instance.id for instance in instances})
     for instance in instances:
         apply_correction(instance, act.correction)
         if instance.state is InstanceState.ANALYSED:
@@ -151,6 +157,7 @@ def _correct(
     study.issuer_of_patient_id = act.correction["IssuerOfPatientID"] or None
     if reissued:
         reopen(session, study)
+    admit_matching(session, settings, study)
     record(
         session,
         AuditAction.PATIENT_MERGED,

@@ -221,6 +221,7 @@ def patient() -> None:
 @click.option("--from-issuer", callback=_text(_LO_MAX), help="Whose ID that is.")
 @click.option("--into", "into_id", required=True, callback=_text(_LO_MAX), metavar="ID")
 @click.option("--into-issuer", callback=_text(_LO_MAX), help="Issuer of Patient ID.")
+@click.option("--study-uid", "study_instance_uid", help="This study only.")
 @_about_the_person
 @_why
 @click.option("--dry-run", is_flag=True, help="Only list the studies.")
@@ -235,6 +236,7 @@ def merge_patients(
     """Issue the results of one identity again under another; exit 1 while studies are busy."""
     settings = settings_of(config, data_dir)
     old = PatientIdentity(given.pop("from_id"), given.pop("from_issuer"))
+    study_instance_uid = given.pop("study_instance_uid")
     correction = _correction(given.pop("into_id"), given.pop("into_issuer"), given)
     rows = merge(
         open_database(settings),
@@ -242,6 +244,7 @@ def merge_patients(
         old,
         correction,
         Operator.of_this_process(why),
+        study_instance_uid=study_instance_uid,
         dry_run=dry_run,
     )
     print_rows(rows, Format(form or Format.TABLE), _MERGE_COLUMNS)

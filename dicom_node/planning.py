@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import ColumnElement, and_, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from dicom_node.intake import is_another_patient
 from dicom_node.rejection import plan_notes
 from models.audit import AuditAction, record
 from models.base import advance
@@ -79,7 +80,19 @@ def plan_deliveries(session: Session, settings: Settings, study: Study) -> bool:
 
 
 def studies_whose_report_failed(session: Session) -> Sequence[Study]:
-    """Return the settled studies that get no report, and have a SEG that goes nowhere yet."""
+    """Return the settled studies that get no report, and have something that goes nowhere yet.
+
+    That is a SEG, or a rejection note of ours.
+    """
+    unplanned_note = (
+        exists()
+        .where(
+            Artifact.study_id == Study.id,
+            Artifact.kind == ArtifactKind.KO,
+            ~exists().where(Delivery.artifact_id == Artifact.id),
+        )
+        .correlate(Study)
+    )
     unsent = (
         exists()
         .where(
@@ -99,13 +112,16 @@ def studies_whose_report_failed(session: Session) -> Sequence[Study]:
         .where(
             Study.state == StudyState.SETTLED,
             Job.state.in_((JobState.DEAD, JobState.FAILED)),
-            unsent,
+            or_(unsent, unplanned_note),
         )
     ).all()
 
 
 def plan_segmentations(session: Session, settings: Settings, study: Study) -> int:
-    """Make what a study without report has of its images due; return how many deliveries."""
+    """Make what a study without report has of its images due; return how many deliveries.
+
+    Our rejection notes too: what they take back may be of another patient.
+    """
     if study.state is not StudyState.SETTLED:
         return 0
     analyses = [row.id for row in newest_analyses(session, study.id)]
@@ -116,7 +132,7 @@ def plan_segmentations(session: Session, settings: Settings, study: Study) -> in
             Artifact.id.not_in(_WITHDRAWN),
         )
     ).all()
-    planned = _plan(session, settings, results)
+    planned = _plan(session, settings, results) + plan_notes(session, settings, study)
     if planned:
         record(
             session,
@@ -150,21 +166,33 @@ def _has_report(session: Session, study: Study) -> bool:
 
 
 def _reported(session: Session, study: Study) -> Sequence[Artifact]:
-    """Return the reports and pages of the study, and what is of the images that they speak of."""
-    of_study = and_(
-        Artifact.study_id == study.id, Artifact.kind.in_((ArtifactKind.SR, ArtifactKind.PDF))
-    )
-    report = aliased(Artifact)
-    spoken_of = (
-        select(ReportedAnalysis.analysis_id)
-        .join(report, ReportedAnalysis.artifact_id == report.id)
+    """Return the reports and pages of the study, and what is of the images that they speak of.
+
+    Without those of an image that is another patient's: its correction is not here yet.
+    """
+    spoken_of = session.execute(
+        select(Artifact.revision, Analysis.id, Instance)
+        .join(ReportedAnalysis, ReportedAnalysis.artifact_id == Artifact.id)
+        .join(Analysis, ReportedAnalysis.analysis_id == Analysis.id)
+        .join(Instance, Analysis.instance_id == Instance.id)
         .where(
-            report.study_id == study.id,
-            report.kind == ArtifactKind.SR,
-            report.id.not_in(_WITHDRAWN),
+            Artifact.study_id == study.id,
+            Artifact.kind == ArtifactKind.SR,
+            Artifact.id.not_in(_WITHDRAWN),
         )
+    ).all()
+    of_another = {
+        revision
+        for revision, _, image in spoken_of
+        if image.patient_id is not None and is_another_patient(study, image)
+    }
+    of_study = and_(
+        Artifact.study_id == study.id,
+        Artifact.kind.in_((ArtifactKind.SR, ArtifactKind.PDF)),
+        Artifact.revision.not_in(of_another),
     )
-    of_images = and_(Artifact.analysis_id.in_(spoken_of), Artifact.kind.in_(_OF_IMAGES))
+    analyses = {key for revision, key, _ in spoken_of if revision not in of_another}
+    of_images = and_(Artifact.analysis_id.in_(analyses), Artifact.kind.in_(_OF_IMAGES))
     return session.scalars(
         select(Artifact).where(or_(of_study, of_images), Artifact.id.not_in(_WITHDRAWN))
     ).all()

@@ -228,7 +228,9 @@ def _require_place(
             f"object {live.id} ({live.state.value}) already counts for the SOP Instance UID of "
             f"object {instance.id}: reject it, or put it in that place with --replace"
         )
-    elif live.state in {InstanceState.QUEUED, InstanceState.WITHDRAWN}:
+    elif live.state is InstanceState.QUEUED or (
+        live.state is InstanceState.WITHDRAWN and live.reason != Reason.REJECTED_RETENTION.value
+    ):
         msg = f"object {live.id} is {live.state.value} and cannot be replaced now"
     else:
         return

@@ -13,8 +13,12 @@ the Verification SOP Class is answered by a C-ECHO response with success. Its on
 void. So `install` makes every C-STORE an operation of the Storage Service Class, and the handler
 judges its SOP Class.
 
-test_listener.py and test_refused_stores.py in tests/integration notice when a new pynetdicom no
-longer uses these.
+Its idle timer knows only what a peer sends: a peer that waited for a slow C-MOVE longer than the
+network time-out would be aborted right after the final response. So the timer starts anew when a
+request has been served.
+
+test_listener.py, test_frozen_peers.py and test_refused_stores.py in tests/integration notice when a
+new pynetdicom no longer uses these.
 """
 
 import contextlib
@@ -180,6 +184,12 @@ class _Service:
 
     def SCP(self, request: object, context: PresentationContext) -> None:  # noqa: N802  pynetdicom's
         """Serve one request (PS3.7 9.1.1: C-STORE is the operation of storage alone)."""
+        try:
+            self._serve(request, context)
+        finally:
+            self.assoc.dul._idle_timer.restart()  # noqa: SLF001  no public name
+
+    def _serve(self, request: object, context: PresentationContext) -> None:
         serve = self.services.get(str(context.abstract_syntax))
         if serve is not None and isinstance(request, C_FIND | C_GET | C_MOVE):
             serve(self.assoc, request, context)

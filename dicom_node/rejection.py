@@ -5,7 +5,7 @@ it cannot miss each other, whichever comes first.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -50,17 +50,22 @@ _DETAIL_LENGTH = 400
 def read_key_objects(database: Database, spool: Spool) -> int:
     """Read every key object that came in, and do what the rejection notes among them say.
 
-    Return how many were read. One whose file cannot be opened is tried again.
+    Return how many were read. One whose file cannot be opened is tried again, and holds up no
+    other one.
     """
     with database.read() as session:
         query = select(KeyObject.id).where(KeyObject.read_at.is_(None))
-        waiting = session.scalars(query.order_by(KeyObject.id).limit(_BATCH)).all()
-    done = 0
+        waiting = session.scalars(query.order_by(KeyObject.id)).all()
+    done, unopened = 0, []
     for key in waiting:
         try:
             done += _read(database, spool, key)
-        except OSError:
-            log.exception("key object %d cannot be opened", key)
+        except OSError as error:
+            unopened.append(f"{key} ({type(error).__name__})")
+        if done == _BATCH:
+            break
+    if unopened:
+        log.error("%d key objects cannot be opened, first %s", len(unopened), unopened[0])
     return done
 
 
@@ -147,8 +152,8 @@ def _withdraw(session: Session, study: Study, key_object: KeyObject, note: Rejec
             continue
         taken += 1
         record_withdrawal(session, study, instance, {"key_object": key_object.id, "was": was.value})
-    if taken and note.reason is not Reason.REJECTED_RETENTION:
-        _take_back_results(session, study, note)
+    if note.reason is not Reason.REJECTED_RETENTION:
+        take_back(session, study, note.references, note.reason)
     return taken
 
 
@@ -189,17 +194,40 @@ def _cancel_jobs(session: Session, instance_ids: Sequence[int], reason: Reason) 
         advance(session, job, JobState.CANCELLED, finished_at=utc_now(), error=reason.value)
 
 
-def _take_back_results(session: Session, study: Study, note: RejectionNote) -> None:
-    """Stop sending what speaks of these images, and have the study reported again without them.
+def take_back(session: Session, study: Study, uids: Collection[str], reason: Reason) -> None:
+    """Stop sending what speaks of images that count no more, and have the study reported again.
 
-    What was made of an earlier version of an image under the same UID goes with it.
+    What was made of an earlier version of an image under the same UID goes with it, also where the
+    image has moved to another study. What was taken back before stays as it is.
     """
     gone = (InstanceState.WITHDRAWN, InstanceState.SUPERSEDED)
     of_study = select(Analysis.id, Instance.sop_instance_uid).join(Analysis.instance).join(Series)
     of_study = of_study.where(Series.study_id == study.id, Instance.state.in_(gone))
-    analyses = [key for key, uid in session.execute(of_study) if uid in note.references]
-    if not analyses:
+    analyses = [key for key, uid in session.execute(of_study) if uid in uids]
+    if not _stop_sending(session, study, analyses, reason):
         return
+    if study.revision:
+        set_figure(study, newest_analyses(session, study.id))
+    if study.state is not StudyState.OPEN:
+        advance(session, study, StudyState.OPEN)
+
+
+def end_replaced(session: Session, study: Study, instance_ids: Collection[int]) -> None:
+    """Stop sending what speaks of images of the study as they were until now.
+
+    No note of ours names it: the next report replaces it.
+    """
+    query = select(Analysis.id).where(Analysis.instance_id.in_(instance_ids))
+    _stop_sending(session, study, session.scalars(query).all(), Reason.UPDATED)
+
+
+def _stop_sending(
+    session: Session, study: Study, analyses: Collection[int], reason: Reason
+) -> bool:
+    """End what is due of these analyses, and of the documents that name them; say if it was new.
+
+    What was only replaced before may be taken back now; what was taken back stays so.
+    """
     of_images = select(Artifact.id).where(
         Artifact.analysis_id.in_(analyses), Artifact.sop_instance_uid.is_not(None)
     )
@@ -212,33 +240,34 @@ def _take_back_results(session: Session, study: Study, note: RejectionNote) -> N
         Artifact.sop_instance_uid.is_not(None),
     )
     found = {*session.scalars(of_images), *session.scalars(documents)}
-    known = select(WithdrawnArtifact.artifact_id).where(WithdrawnArtifact.study_id == study.id)
-    for artifact_id in sorted(found - set(session.scalars(known))):
-        session.add(
-            WithdrawnArtifact(artifact_id=artifact_id, study_id=study.id, reason=note.reason.value)
-        )
-    due = select(Delivery).where(
-        Delivery.artifact_id.in_(found), Delivery.state == DeliveryState.DUE
+    known = select(WithdrawnArtifact).where(WithdrawnArtifact.artifact_id.in_(found))
+    before = {row.artifact_id: row for row in session.scalars(known)}
+    replaced = [row for row in before.values() if row.reason == Reason.UPDATED.value != reason]
+    for row in replaced:
+        row.reason = reason.value
+    new = sorted(found - before.keys())
+    session.add_all(
+        WithdrawnArtifact(artifact_id=key, study_id=study.id, reason=reason.value) for key in new
     )
+    due = select(Delivery).where(Delivery.artifact_id.in_(new), Delivery.state == DeliveryState.DUE)
     for delivery in session.scalars(due).all():
-        _end(session, delivery)
-    if study.revision:
-        set_figure(study, newest_analyses(session, study.id))
-    if study.state is not StudyState.OPEN:
-        advance(session, study, StudyState.OPEN)
+        _end(session, delivery, reason)
+    return bool(new or replaced)
 
 
-def _end(session: Session, delivery: Delivery) -> None:
-    error = "its image was rejected"
+def _end(session: Session, delivery: Delivery, reason: Reason) -> None:
+    is_replaced = reason is Reason.UPDATED
+    error = "its image was corrected" if is_replaced else "its image was rejected"
     advance(session, delivery, DeliveryState.WITHDRAWN, error=error)
 
 
 def end_if_withdrawn(session: Session, delivery: Delivery) -> bool:
     """End a due delivery whose object was withdrawn while it was on its way; say whether it was."""
-    if session.get(WithdrawnArtifact, delivery.artifact_id) is None:
+    withdrawn = session.get(WithdrawnArtifact, delivery.artifact_id)
+    if withdrawn is None:
         return False
     if delivery.state is DeliveryState.DUE:
-        _end(session, delivery)
+        _end(session, delivery, Reason(withdrawn.reason))
     return True
 
 

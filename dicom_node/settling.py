@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.intake import is_for_processing, queue_for_analysis
 from dicom_node.shadow import add_shadow_jobs
-from models.base import advance
+from models.audit import AuditAction, record
+from models.base import advance, utc_now
 from models.imaging import Instance, Series, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
@@ -19,8 +20,11 @@ from models.settings import Settings
 from models.states import (
     InstanceState,
     JobKind,
+    JobState,
     StudyState,
 )
+
+_AS_NEW = {"attempts": 0, "published_at": None, "lease_owner": None, "finished_at": None}
 
 
 def is_quiet(study: Study, settings: DispatchSettings, now: datetime) -> bool:
@@ -42,6 +46,34 @@ def quiet_studies(session: Session, settings: DispatchSettings, now: datetime) -
         )
     )
     return [study for study in candidates if is_quiet(study, settings, now)]
+
+
+def report_again(session: Session) -> int:
+    """Have the reports written again that were given up; return how many.
+
+    Of settled studies and their newest revision: an older one would be replaced at once.
+    """
+    given_up = session.execute(
+        select(Job, Study)
+        .join(Study, (Job.study_id == Study.id) & (Job.revision == Study.revision))
+        .where(
+            Job.kind == JobKind.REPORT,
+            Job.state == JobState.DEAD,
+            Study.state == StudyState.SETTLED,
+        )
+    ).all()
+    again = 0
+    for job, study in given_up:
+        if advance(session, job, JobState.PENDING, **_AS_NEW, not_before=utc_now()):
+            again += 1
+            record(
+                session,
+                AuditAction.REPORT_DUE_AGAIN,
+                "due",
+                study_instance_uid=study.study_instance_uid,
+                details={"job_id": job.id},
+            )
+    return again
 
 
 def settle(session: Session, settings: Settings, study: Study) -> bool:

@@ -24,13 +24,15 @@ class AuditAction(StrEnum):
     INSTANCE_ANALYSED = "instance_analysed"
     SHADOW_ANALYSED = "shadow_analysed"
     REPORT_STORED = "report_stored"
+    REPORT_DUE_AGAIN = "report_due_again"  # by an operator, after it was given up
+    ARTIFACT_LEFT_OUT = "artifact_left_out"  # its making broke; the outcome says which kind
     DELIVERIES_PLANNED = "deliveries_planned"
     ARTIFACT_SENT = "artifact_sent"
     REJECTION_NOTE = "rejection_note"  # of a sender, read
     INSTANCE_WITHDRAWN = "instance_withdrawn"
     REJECTION_NOTE_STORED = "rejection_note_stored"  # ours, made
-    INSTANCE_COMPARED = "instance_compared"  # update, or conflict after all
-    QUARANTINE_ENDED = "quarantine_ended"  # by an operator: released, corrected, rejected
+    INSTANCE_COMPARED = "instance_compared"  # update, conflict after all, or outdated
+    QUARANTINE_ENDED = "quarantine_ended"  # released, corrected, rejected; or identity_matches
     PATIENT_MERGED = "patient_merged"
     COMMITMENT_REQUESTED = "commitment_requested"  # by us, of a receiver
     ARTIFACT_COMMITTED = "artifact_committed"  # or not: the outcome says which

@@ -82,7 +82,8 @@ class Instance(Base):
     text takes an attribute away. `identity_revision` counts the corrections.
 
     `pixel_sha256` and `header_sha256` say what a worker found in the file when it had to be
-    compared with another; `decided_at` is when a `uid_conflict` was told from an update.
+    compared with another; the header is the corrected one, that of the file is in
+    `file_header_sha256`. `decided_at` is when a `uid_conflict` was told from an update.
     """
 
     __tablename__ = "instance"
@@ -124,6 +125,7 @@ class Instance(Base):
     identity_revision: Mapped[int] = mapped_column(default=0, server_default="0")
     pixel_sha256: Mapped[str | None] = mapped_column(String(64))
     header_sha256: Mapped[str | None] = mapped_column(String(64))
+    file_header_sha256: Mapped[str | None] = mapped_column(String(64))
     decided_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     series: Mapped[Series] = relationship(back_populates="instances")

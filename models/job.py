@@ -17,7 +17,8 @@ class Job(Base):
 
     A shadow job is about an analysis, once per model selector: it has no instance, so nothing that
     becomes of it can move one. A compare job is about an instance in quarantine and only looks at
-    files. `identity_revision` is that of the instance when the job was made.
+    files. `identity_revision` is that of the instance when the job was made; of a compare job that
+    of the instance with which it is compared.
     """
 
     __tablename__ = "job"

@@ -52,10 +52,11 @@ class RejectedReference(Base):
 
 
 class WithdrawnArtifact(Base):
-    """An object of ours that speaks of a withdrawn image: it is not sent any more.
+    """An object of ours that speaks of a withdrawn or replaced image: it is not sent any more.
 
-    `note_id` is our rejection note that names it; None while there is none, and for good where no
-    receiver can have it or a newer report replaces it.
+    `reason` says why the image was withdrawn; `updated`: it was corrected or replaced, so a newer
+    report replaces what was made of it. `note_id` is our rejection note that names the object; None
+    while there is none, and for good where no receiver can have it or a newer report replaces it.
     """
 
     __tablename__ = "withdrawn_artifact"
@@ -134,6 +135,7 @@ def untold(session: Session, study_id: int, *, with_reports: bool) -> list[Withd
         .where(
             WithdrawnArtifact.study_id == study_id,
             WithdrawnArtifact.note_id.is_(None),
+            WithdrawnArtifact.reason != Reason.UPDATED.value,
             WithdrawnArtifact.artifact_id.in_(select(Delivery.artifact_id).where(_may_be_there())),
         )
         .order_by(WithdrawnArtifact.artifact_id)

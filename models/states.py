@@ -59,7 +59,7 @@ class DeliveryState(StrEnum):
     COMMITTED = "committed"  # the destination confirmed by storage commitment
     REJECTED = "rejected"  # the destination will never take it
     DEAD = "dead"  # attempts used up
-    WITHDRAWN = "withdrawn"  # not sent any more: its image was rejected
+    WITHDRAWN = "withdrawn"  # not sent any more: its image was rejected or corrected
 
 
 class CommitmentState(StrEnum):
@@ -122,8 +122,11 @@ TRANSITIONS: Final[dict[type[State], dict[State, frozenset[State]]]] = {
         _I.ANALYSED: frozenset({_I.QUEUED, _I.WITHDRAWN, _I.SUPERSEDED}),
         _I.NOT_ANALYSED: frozenset({_I.QUEUED, _I.WITHDRAWN, _I.SUPERSEDED}),
         _I.FAILED: frozenset({_I.QUEUED, _I.WITHDRAWN, _I.SUPERSEDED}),
-        _I.QUARANTINED: frozenset({_I.QUEUED, _I.RECEIVED, _I.SUPERSEDED}),
-        _I.WITHDRAWN: frozenset(),
+        _I.QUARANTINED: frozenset(
+            {_I.QUEUED, _I.RECEIVED, _I.NOT_ANALYSED, _I.WITHDRAWN, _I.SUPERSEDED}
+        ),
+        # Only where its expired retention withdrew it: its sender may have it back.
+        _I.WITHDRAWN: frozenset({_I.QUEUED, _I.RECEIVED, _I.SUPERSEDED}),
         _I.SUPERSEDED: frozenset(),
     },
     StudyState: {
@@ -139,7 +142,7 @@ TRANSITIONS: Final[dict[type[State], dict[State, frozenset[State]]]] = {
         _J.DONE: frozenset(),
         _J.FAILED: frozenset({_J.PENDING}),
         _J.DEAD: frozenset({_J.PENDING}),
-        _J.CANCELLED: frozenset(),
+        _J.CANCELLED: frozenset({_J.PENDING}),  # its image came back
     },
     DeliveryState: {
         _D.DUE: frozenset({_D.SENDING, _D.DEAD, _D.WITHDRAWN}),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from itertools import cycle
 from typing import Any
@@ -120,7 +120,9 @@ def presentations() -> tuple[Dataset, ...]:
 def documents() -> tuple[Dataset, ...]:
     """Return encapsulated documents as they are sent; the last one replaces another."""
     pages = [
-        PageImage(ReportImage.of(each, build_segmentation(each, object_context())), overlay(each))
+        PageImage(
+            ReportImage.of(each, build_segmentation(each, object_context())), partial(overlay, each)
+        )
         for each in _of_headers()
     ]
     first = [_sent(build_document([page], object_context(), 1)) for page in pages]

@@ -31,6 +31,7 @@ from models.session import Database
 from models.settings import Settings
 from models.states import ArtifactKind, DeliveryState, JobKind, JobState
 from worker import tasks
+from worker.correction import corrected_image
 from worker.leases import claim
 from worker.loading import LoadedModels
 from worker.results import ResultStore
@@ -112,9 +113,15 @@ class Bench:
         masks = lung_masks(int(ds.Rows), int(ds.Columns), 0.2 * row.id)
         result = analysed_image(chest_image(ds=ds), masks, model=MODEL)
         result = replace(result, data_set_sha256=row.data_set_sha256)
+        result = corrected_image(result, row.correction, row.identity_revision)
         context = tasks._context(self.runtime, job)
         products = tasks._products(result, context, self.settings)
         self.store.store_analysis(job.id, self.model_id, result, products)
+
+    def compare(self) -> None:
+        """Do every compare job, as the worker's task does it."""
+        for job in self.jobs(JobKind.COMPARE):
+            tasks.compare(job.id, self.runtime)
 
     def report(self) -> None:
         """Do every report job, as the worker's task does it."""
@@ -136,6 +143,8 @@ class Bench:
             self.dispatch()
             if self.jobs(JobKind.ANALYSE):
                 self.analyse()
+            elif self.jobs(JobKind.COMPARE):
+                self.compare()
             elif self.jobs(JobKind.REPORT):
                 self.report()
             elif self.all(Delivery, Delivery.state == DeliveryState.DUE):

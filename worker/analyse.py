@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +15,10 @@ from models.files import atomic_write
 from models.identity import make_uid
 from models.reasons import Reason
 from models.settings import Settings
-from worker.capture import overlay, overlay_png
+from worker.capture import overlay, overlay_png, without_caption
 from worker.equipment import ObjectContext, date_of_source, to_bytes
 from worker.errors import AnalysisFailed, NotAnalysable
+from worker.extras import made_or_none
 from worker.header import data_set_sha256, get_text, is_uid
 from worker.pipeline import Classifies, Segments, analyse_image
 from worker.presentation import build_presentation_state
@@ -61,10 +63,10 @@ NO_EXTRAS: Final = Extras()
 
 @dataclass(frozen=True)
 class _Analysed:
-    """What the documents of a study need of one image; the picture only for the page."""
+    """What the documents of a study need of one image: its picture is read from the overlay."""
 
     report: ReportImage
-    picture: Image.Image | None
+    overlay: Path
 
 
 @dataclass(frozen=True)
@@ -239,9 +241,10 @@ class FileAnalysis:
             get_text(header, "SOPInstanceUID"), analysed.data_set_sha256[:_SUFFIX]
         )
         picture = overlay(analysed)
+        overlay_file = self._write(f"{name}.overlay.png", overlay_png(analysed, picture))
         written = dict.fromkeys(_FILES) | {
             "seg": self._write(f"{name}.seg.dcm", to_bytes(seg)),
-            "overlay": self._write(f"{name}.overlay.png", overlay_png(analysed, picture)),
+            "overlay": overlay_file,
             **self._write_extras(name, analysed, picture),
         }
         del seg.PixelData  # the report needs its references only
@@ -259,22 +262,26 @@ class FileAnalysis:
             analysed.caveats,
             written,
         )
-        return result, _Analysed(
-            ReportImage.of(analysed, seg), picture if self._extras.pdf else None
-        )
+        return result, _Analysed(ReportImage.of(analysed, seg), Path(overlay_file))
 
     def _write_extras(
         self, name: str, analysed: AnalysedImage, picture: Image.Image
-    ) -> dict[str, str]:
+    ) -> dict[str, str | None]:
         """Write what else is wanted of one image."""
-        context, written = self._context([analysed.image.header]), {}
+        context = self._context([analysed.image.header])
+        written: dict[str, str | None] = {}
         if self._extras.capture:
-            capture = to_bytes(build_secondary_capture(analysed, context, picture))
-            written["sc"] = self._write(f"{name}.sc.dcm", capture)
+            capture = partial(build_secondary_capture, analysed, context, picture)
+            written["sc"] = self._write_extra(name, "sc", capture)
         if self._extras.presentation_state:
-            state = to_bytes(build_presentation_state(analysed, context))
-            written["pr"] = self._write(f"{name}.pr.dcm", state)
+            state = partial(build_presentation_state, analysed, context)
+            written["pr"] = self._write_extra(name, "pr", state)
         return written
+
+    def _write_extra(self, name: str, kind: str, build: Callable[[], Dataset]) -> str | None:
+        """Write one extra; None where it cannot be made: SEG and SR stand without it."""
+        data = made_or_none(kind, lambda: to_bytes(build()))
+        return None if data is None else self._write(f"{name}.{kind}.dcm", data)
 
     def _write_documents(
         self, images: list[_Analysed], study: list[_Scanned], results: list[FileResult]
@@ -295,8 +302,8 @@ class FileAnalysis:
         name = self._unique_name(get_text(headers[0], "StudyInstanceUID"), patient)
         written: dict[str, str | None] = {"sr": self._write(f"{name}.sr.dcm", to_bytes(report))}
         if self._extras.pdf:
-            page = to_bytes(_page(distinct, context, rest))
-            written["pdf"] = self._write(f"{name}.pdf.dcm", page)
+            page = partial(_page, distinct, context, rest)
+            written["pdf"] = self._write_extra(name, "pdf", page)
         return written
 
     def _unanalysed(self, file: _Scanned, reason: Reason) -> UnanalysedImage:
@@ -336,8 +343,12 @@ def _page(
     from worker.document import build_document  # noqa: PLC0415  matplotlib, only where wanted
     from worker.page import PageImage  # noqa: PLC0415  the same
 
-    pages = [PageImage(each.report, each.picture) for each in images if each.picture]
+    pages = [PageImage(each.report, partial(_picture, each.overlay)) for each in images]
     return build_document(pages, context, revision=1, unanalysed=rest)
+
+
+def _picture(overlay_file: Path) -> Image.Image:
+    return without_caption(overlay_file.read_bytes())
 
 
 def _refused(path: Path, error: Exception, header: Dataset | None = None) -> FileResult:

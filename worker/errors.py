@@ -7,7 +7,7 @@ WorkerError
 ├── ManifestError   a data set to train on is described wrongly
 ├── RecipeError     a recipe of a training cannot be followed
 ├── WeightsFileError  a file of weights to convert does not hold what the network needs
-├── ImageWithdrawnError  an image was rejected while its report was made: retryable, without it
+├── ImageWithdrawnError  an image was rejected or corrected while its report was made: retryable
 └── DecoderStartError  the decoder process does not start; no fault of the file
 Anything else is retryable: the job goes back to the queue until its attempts are used up.
 """
@@ -57,4 +57,4 @@ class DecoderStartError(WorkerError):
 
 
 class ImageWithdrawnError(WorkerError):
-    """An image of the report was rejected in the meantime: the next attempt leaves it out."""
+    """An image of the report was rejected or corrected: the next attempt tells how it is now."""

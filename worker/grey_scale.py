@@ -73,6 +73,26 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Percentiles:
+    """From black at `low` to white `width` above: what an image without a usable window gets.
+
+    As a Window the same would be rounded another way: pixels would differ by the last bit.
+    """
+
+    low: float
+    width: float
+
+    def apply(self, values: Floats) -> Floats:
+        """Return the values after this step, 0..1."""
+        return np.asarray(np.clip((values - self.low) / self.width, 0.0, 1.0))
+
+    @property
+    def linear(self) -> Window:
+        """The same as a LINEAR window, as near as its numbers can say it."""
+        return Window(self.low + self.width / 2, self.width, LINEAR_EXACT).linear
+
+
+@dataclass(frozen=True)
 class VoiTable:
     """A VOI LUT, and the value of its entries that is shown white."""
 
@@ -89,7 +109,7 @@ class GreyScale:
     """The steps from stored to display values of one image; None: that step changes nothing."""
 
     modality: Rescale | LookupTable | None = None
-    voi: Window | VoiTable | None = None
+    voi: Window | Percentiles | VoiTable | None = None
     is_inverse: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -112,7 +132,7 @@ class GreyScale:
 AS_STORED: Final = GreyScale()
 
 
-def _plain(step: Rescale | LookupTable | Window | VoiTable) -> dict[str, Any]:
+def _plain(step: Rescale | LookupTable | Window | Percentiles | VoiTable) -> dict[str, Any]:
     if isinstance(step, VoiTable):
         return {"white": step.white, **_plain(step.table)}
     return {name: getattr(step, name) for name in step.__dataclass_fields__}
@@ -124,9 +144,11 @@ def _modality(plain: dict[str, Any]) -> Rescale | LookupTable:
     return Rescale(float(plain["slope"]), float(plain["intercept"]))
 
 
-def _voi(plain: dict[str, Any]) -> Window | VoiTable:
+def _voi(plain: dict[str, Any]) -> Window | Percentiles | VoiTable:
     if "entries" in plain:
         return VoiTable(_table(plain), float(plain["white"]))
+    if "low" in plain:
+        return Percentiles(float(plain["low"]), float(plain["width"]))
     return Window(float(plain["center"]), float(plain["width"]), str(plain["function"]))
 
 

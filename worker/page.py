@@ -1,6 +1,6 @@
 """The report of a study as a page for people: pictures, figures, and what they are worth."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,7 @@ from models.reasons import SENTENCES
 from worker import codes
 from worker.report_groups import ReportImage
 from worker.segmentation import COLOURS
-from worker.sheet import WIDTH, Sheet, pdf_of, showable
+from worker.sheet import UNKNOWN, WIDTH, Sheet, pdf_of, showable
 from worker.types import CAVEAT_SENTENCES, Side, SideMeasurement, UnanalysedImage
 
 TITLE: Final = "AI lung opacity report"
@@ -28,6 +28,8 @@ _ROOM: Final = WIDTH - 2 * _MARGIN
 _TOP: Final = 70.0
 _BOTTOM: Final = 276.0
 _PER_PAGE: Final = 2
+_MOST_DRAWN: Final = 20
+_MORE: Final = 5.0  # the line about those that are not drawn
 _MOST_LISTED: Final = 8
 _ROW: Final = 4.6
 _SHORTEST_BAR: Final = 10.0
@@ -37,10 +39,13 @@ _FIGURES_X: Final = (136.0, 112.0)  # of one image on the page, of two
 
 @dataclass(frozen=True)
 class PageImage:
-    """One analysed image of the study with its overlay picture, upright and without a caption."""
+    """One analysed image of the study with its overlay picture, upright and without a caption.
+
+    The picture is asked for when its sheet is drawn: a study may have many.
+    """
 
     report: ReportImage
-    picture: Image.Image
+    picture: Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -75,23 +80,30 @@ def report_sheets(
     images: Sequence[PageImage],
     unanalysed: Sequence[UnanalysedImage],
     statement: PageStatement,
-) -> list[Sheet]:
-    """Return the pages, two images to a page; the last one lists what was not analysed."""
-    parts = [images[at : at + _PER_PAGE] for at in range(0, len(images), _PER_PAGE)]
-    sheets = []
+) -> Iterator[Sheet]:
+    """Yield the pages, two images to a page; the last one lists what was not analysed.
+
+    Of very many images the first ones are drawn; the rest is counted.
+    """
+    drawn = images[:_MOST_DRAWN]
+    more = len(images) - len(drawn)
+    parts = [drawn[at : at + _PER_PAGE] for at in range(0, len(drawn), _PER_PAGE)]
     for number, part in enumerate(parts, start=1):
         sheet, is_last = Sheet(), number == len(parts)
         _head(sheet, [image.report for image in images])
         listed = _list_height(unanalysed) if is_last else 0.0
-        room = (_BOTTOM - _TOP - listed) / max(len(part), 1) - _GAP
+        below = listed + (_MORE if more and is_last else 0.0)
+        room = (_BOTTOM - _TOP - below) / max(len(part), 1) - _GAP
         for place, image in enumerate(part):
             room_of = _Place(_FIGURES_X[len(part) - 1], _TOP + place * (room + _GAP), room)
             _image(sheet, room_of, image)
+        if below > listed:
+            said = f"{more} more analysed images, see the structured report"
+            sheet.text((_MARGIN, _BOTTOM - below), said, 7.6, bold=True, colour=_INK)
         if listed:
             _list(sheet, _BOTTOM - listed, unanalysed)
         _foot(sheet, statement, f"Page {number} of {len(parts)}")
-        sheets.append(sheet)
-    return sheets
+        yield sheet
 
 
 def _head(sheet: Sheet, images: Sequence[ReportImage]) -> None:
@@ -130,7 +142,7 @@ def _patient(sheet: Sheet, header: Dataset) -> None:
 def _image(sheet: Sheet, place: _Place, image: PageImage) -> None:
     """Draw the picture at the left, figures and remarks at its right."""
     width = place.figures - _MARGIN - 6
-    _, height = sheet.picture((_MARGIN, place.top), (width, place.height - 13), image.picture)
+    _, height = sheet.picture((_MARGIN, place.top), (width, place.height - 13), image.picture())
     _legend(sheet, place.top + height + 3.6)
     model, header = image.report.model, image.report.header
     of_model = f"Model {model.name} {model.version}, weights SHA-256 {model.sha256[:16]}"
@@ -284,7 +296,7 @@ def _name(header: Dataset) -> str:
     forms = [form for form in str(header.get("PatientName", "")).split("=") if form.strip("^ ")]
     if not forms:
         return "not stated"
-    shown: Iterable[str] = (form for form in forms if showable(form) == form)
+    shown: Iterable[str] = (form for form in forms if UNKNOWN not in showable(form))
     family, *others = next(iter(shown), forms[0]).split("^")
     given = " ".join(part for part in others if part)
     return f"{family}, {given}" if family and given else family or given

@@ -17,6 +17,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array as pydicom_pixel_array
 
 from models.reasons import Reason
+from worker.codestream import DECODE_ERRORS, check_stream
 from worker.errors import NotAnalysable
 from worker.grey_scale import (
     LINEAR_EXACT,
@@ -24,6 +25,7 @@ from worker.grey_scale import (
     Floats,
     GreyScale,
     LookupTable,
+    Percentiles,
     Rescale,
     VoiTable,
     Window,
@@ -40,18 +42,12 @@ from worker.types import ChestImage, Orientation, Spacing, SpacingBasis
 
 Stored = NDArray[np.integer[Any]]
 
-DECODE_ERRORS: Final = (*READ_ERRORS, RuntimeError)
-
 # PS3.5 A.4: codecs that pydicom's plugins lack or fail on (12-bit JPEG Extended above all).
 _JPEG: Final = ("50", "51", "53", "55", "57", "70")
 _FALLBACKS: Final[dict[str, Callable[[bytes], NDArray[np.generic]]]] = {
     **{f"1.2.840.10008.1.2.4.{last}": imagecodecs.jpeg_decode for last in _JPEG},
     **{f"1.2.840.10008.1.2.4.{last}": imagecodecs.jpegxl_decode for last in ("110", "111", "112")},
 }
-# JPEG, JPEG-LS and JPEG 2000 streams end with this marker; a cut stream may decode without it.
-_ENDS_WITH_MARKER: Final = tuple(f"1.2.840.10008.1.2.4.{n}" for n in ("5", "7", "8", "9", "20"))
-_END_OF_IMAGE: Final = b"\xff\xd9"
-_TAIL_BYTES: Final = 1024
 
 _WHITE: Final = 65535
 _PERCENTILES: Final = (0.1, 99.9)
@@ -62,6 +58,9 @@ _MAX_PADDED: Final = 0.95
 _MAX_ASPECT: Final = 5.0
 _PLAUSIBLE_WIDTH_MM: Final = (100.0, 1000.0)
 _POSSIBLE_PIXEL_MM: Final = (0.001, 10.0)
+# PS3.3 C.11.1.1: a LUT Descriptor is US or SS, and 0 stands for the most entries.
+_MOST_ENTRIES: Final = 65536
+_FIRSTS: Final = (-32768, 65535)
 
 NOTE_PERCENTILES: Final = "No usable VOI LUT or window: grey scale set from percentiles."
 NOTE_MODALITY: Final = "Modality LUT or rescale is unusable: stored values used."
@@ -95,7 +94,7 @@ def decode_pixels(ds: Dataset) -> Stored:
     syntax = str(ds.file_meta.TransferSyntaxUID)
     if get_numbers(ds, "BitsAllocated") not in {(8.0,), (16.0,)}:
         raise NotAnalysable(Reason.CORRUPT_PIXELS, "Bits Allocated is neither 8 nor 16.")
-    _check_complete(ds, syntax)
+    check_stream(ds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # surplus padding and odd VRs are no reason to refuse
@@ -153,7 +152,7 @@ def _displayed(ds: Dataset, stored: Stored) -> tuple[NDArray[np.uint16], GreySca
         notes.append(NOTE_MODALITY)
     if modality is not None:
         values = modality.apply(values)
-    voi = _voi(ds, values, counts)
+    voi: Window | Percentiles | VoiTable | None = _voi(ds, values, counts)
     if voi is None:
         voi = _between_percentiles(_Grey(values, counts))
         notes.append(NOTE_PERCENTILES)
@@ -199,17 +198,6 @@ def orientation_of(ds: Dataset) -> Orientation:
     if row not in {"L", "R"} or column not in {"H", "F"}:
         return Orientation(assumed=True)
     return Orientation(transpose, flip_rows=column == "H", flip_columns=row == "R")
-
-
-def _check_complete(ds: Dataset, syntax: str) -> None:
-    if not syntax.startswith(_ENDS_WITH_MARKER):
-        return
-    try:
-        frame = next(generate_frames(ds.PixelData, number_of_frames=1))
-    except (*DECODE_ERRORS, StopIteration) as error:
-        raise NotAnalysable(Reason.CORRUPT_PIXELS) from error
-    if _END_OF_IMAGE not in frame[-_TAIL_BYTES:]:
-        raise NotAnalysable(Reason.CORRUPT_PIXELS, "The compressed image is cut off.")
 
 
 def _decode_with_fallback(ds: Dataset, syntax: str, error: Exception) -> NDArray[np.generic]:
@@ -281,9 +269,11 @@ def _table(ds: Dataset, item: Dataset, *, signed: bool) -> LookupTable | None:
     descriptor = [int(number) for number in get_numbers(item, "LUTDescriptor")]
     if len(descriptor) != 3:  # noqa: PLR2004  entries, first value mapped, bits
         return None
-    entries, first = descriptor[0] or 65536, descriptor[1]
+    entries, first = descriptor[0] or _MOST_ENTRIES, descriptor[1]
     if signed and first > 32767:  # noqa: PLR2004  its VR was read as US instead of SS
         first -= 65536
+    if not (1 <= entries <= _MOST_ENTRIES and _FIRSTS[0] <= first <= _FIRSTS[1]):
+        return None
     data = _lut_data(ds, item, entries)
     if data.size < entries or data.min() == data.max():
         return None
@@ -336,10 +326,9 @@ def _shows_something(grey: _Grey) -> bool:
     return bool(high - low >= _MIN_CONTRAST and max(black, white) <= _MAX_SATURATED)
 
 
-def _between_percentiles(grey: _Grey) -> Window:
+def _between_percentiles(grey: _Grey) -> Percentiles:
     low, high = _percentiles(grey, _PERCENTILES)
-    width = max(high - low, 1e-9)
-    return Window(low + width / 2, width, LINEAR_EXACT)
+    return Percentiles(low, max(high - low, 1e-9))
 
 
 def _percentiles(grey: _Grey, percents: tuple[float, float]) -> tuple[float, float]:

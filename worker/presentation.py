@@ -3,6 +3,7 @@
 Nothing is burned in: a viewer draws it over the radiograph, and can take it away again.
 """
 
+import math
 import warnings
 from fractions import Fraction
 from typing import Final
@@ -179,10 +180,14 @@ def _add_grey_scale(state: Dataset, grey_scale: GreyScale) -> None:
         shown.VOILUTSequence = Sequence([_lut_item(table)])
     else:
         _add_window(shown, voi.linear)
-    state.SoftcopyVOILUTSequence = Sequence([shown])
+    if shown:
+        state.SoftcopyVOILUTSequence = Sequence([shown])
 
 
 def _add_window(item: Dataset, window: Window) -> None:
+    """Add the window, unless a rescale beyond all numbers made it one that cannot be written."""
+    if not (math.isfinite(window.center) and math.isfinite(window.width)):
+        return
     item.WindowCenter = format_number_as_ds(window.center)
     item.WindowWidth = format_number_as_ds(window.width)
     item.VOILUTFunction = window.function

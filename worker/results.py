@@ -74,12 +74,13 @@ class Stored:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a file holds, under the identity that its row had when it was read."""
+    """What a file holds: its header as it is, and under the identity of its row at that time."""
 
     instance_id: int
     identity_revision: int
     pixel_sha256: str
     header_sha256: str
+    file_header_sha256: str
 
 
 @dataclass
@@ -205,7 +206,11 @@ class ResultStore:
                         Instance.id == each.instance_id,
                         Instance.identity_revision == each.identity_revision,
                     )
-                    .values(pixel_sha256=each.pixel_sha256, header_sha256=each.header_sha256)
+                    .values(
+                        pixel_sha256=each.pixel_sha256,
+                        header_sha256=each.header_sha256,
+                        file_header_sha256=each.file_header_sha256,
+                    )
                 )
             advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
 
@@ -218,7 +223,7 @@ class ResultStore:
         """
         with self.written(products) as batch, self._database.write() as session:
             job, study = _report_job(session, job_id)
-            _require_all_analysed(session, study, analyses)
+            _require_newest(session, study, analyses)
             artifact, *others = (each.artifact() for each in batch.stored)
             for each in (artifact, *others):
                 each.study_id, each.revision = job.study_id, job.revision
@@ -332,15 +337,15 @@ def _fail_instance(session: Session, job: Job, reason: Reason) -> None:
         )
 
 
-def _require_all_analysed(session: Session, study: Study, analyses: Sequence[Analysis]) -> None:
-    """Raise ImageWithdrawnError when an image was withdrawn while the report was made of it.
+def _require_newest(session: Session, study: Study, analyses: Sequence[Analysis]) -> None:
+    """Raise ImageWithdrawnError when an analysis ceased to count while the report was made of it.
 
-    Under the lock of the study, which whoever withdraws an image takes too.
+    Its image was withdrawn, or analysed again under a corrected identity. Under the lock of the
+    study, which whoever does either takes too. A late image is no harm: the next report has it.
     """
     session.refresh(study, with_for_update=True)
-    ids = [analysis.instance_id for analysis in analyses]
-    gone = select(Instance.id).where(Instance.id.in_(ids), Instance.state != InstanceState.ANALYSED)
-    if session.scalars(gone).first() is not None:
+    newest = {analysis.id for analysis in newest_analyses(session, study.id)}
+    if not newest.issuperset(analysis.id for analysis in analyses):
         raise ImageWithdrawnError
 
 

@@ -1,7 +1,8 @@
 """A sheet of A4 to write and draw on, measured in mm from its top left corner."""
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ HEIGHT: Final = 297.0
 _MM_PER_INCH: Final = 25.4
 _MM_PER_POINT: Final = _MM_PER_INCH / 72
 _LINE: Final = 1.32  # line height over font size
-_UNKNOWN: Final = "\ufffd"
+UNKNOWN: Final = "\ufffd"
 _SETTINGS: Final[dict[Any, Any]] = {
     "pdf.fonttype": 42,
     "pdf.compression": 6,
@@ -126,7 +127,7 @@ class Sheet:
         return width, height
 
 
-def pdf_of(sheets: Sequence[Sheet], title: str, producer: str) -> bytes:
+def pdf_of(sheets: Iterable[Sheet], title: str, producer: str) -> bytes:
     """Return a PDF of the sheets with embedded fonts. The same sheets give the same bytes."""
     buffer = BytesIO()
     metadata = {"Title": title, "Creator": producer, "Producer": producer, "CreationDate": None}
@@ -139,11 +140,14 @@ def pdf_of(sheets: Sequence[Sheet], title: str, producer: str) -> bytes:
 def showable(text: str) -> str:
     """Return the text with a replacement sign for each character that the font lacks.
 
-    The font (DejaVu Sans) has Latin, Greek, Cyrillic, Armenian, Georgian, Hebrew and Arabic; it
-    lacks Chinese, Japanese, Korean, Thai and the scripts of India.
+    Format characters (Unicode category Cf) are left out: nobody sees them, but a byte order mark
+    breaks matplotlib's PDF and a bidirectional override writes a name backwards. The font (DejaVu
+    Sans) has Latin, Greek, Cyrillic, Armenian, Georgian, Hebrew and Arabic; it lacks Chinese,
+    Japanese, Korean, Thai and the scripts of India.
     """
     known = _characters()
-    return "".join(sign if ord(sign) in known else _UNKNOWN for sign in text)
+    seen = (sign for sign in text if unicodedata.category(sign) != "Cf")
+    return "".join(sign if ord(sign) in known else UNKNOWN for sign in seen)
 
 
 def wrapped(text: str, size: float, room: float, *, bold: bool = False) -> list[str]:

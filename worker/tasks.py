@@ -1,10 +1,11 @@
 """The tasks: take an id, lease the row, do the work, write the outcome. Safe to repeat."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from PIL import Image
@@ -13,7 +14,8 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models.imaging import SET_ASIDE, Instance
+from models.audit import AuditAction, record
+from models.imaging import SET_ASIDE, Instance, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
 from models.result import Analysis, Artifact, newest_analyses, unanalysed_instances
@@ -23,7 +25,8 @@ from models.states import ArtifactKind, InstanceState, JobKind
 from worker.capture import display_png, overlay, overlay_png, without_caption
 from worker.correction import corrected_header, corrected_image, header_sha256
 from worker.equipment import ObjectContext, to_bytes
-from worker.errors import AnalysisFailed, NotAnalysable
+from worker.errors import AnalysisFailed, ImageWithdrawnError, NotAnalysable
+from worker.extras import made_or_none
 from worker.figures import measurements_of, spacing_of
 from worker.leases import LeaseLostError, claim, heartbeat
 from worker.loading import LoadedModel, LoadedModels
@@ -39,6 +42,9 @@ from worker.types import AnalysedImage, Caveat, Classification, ModelIdentity, U
 from worker.withdrawal import store_notes
 
 log = logging.getLogger(__name__)
+
+_OF_THE_JOB = (SoftTimeLimitExceeded, LeaseLostError, ImageWithdrawnError)
+_OF_STUDIES = (ArtifactKind.SR, ArtifactKind.PDF)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def analyse(job_id: int, runtime: Runtime) -> None:
         with _ended_by(partial(runtime.store.store_no_result, job_id), job_id):
             model, result = _analysed(job, runtime)
             products = _products(result, _context(runtime, job), runtime.settings)
+            _audit_left_out(runtime, job, _extras(runtime.settings), products)
             runtime.store.store_analysis(job_id, model.model_version_id, result, products)
             log.info("job %d: analysed in %.2f s", job_id, result.seconds)
 
@@ -88,6 +95,8 @@ def report(job_id: int, runtime: Runtime) -> None:
         if runtime.store.end_if_outdated(job_id):
             return
         analyses, products = _report_products(runtime, job)
+        wanted = [ArtifactKind.PDF] if runtime.settings.makes_documents else []
+        _audit_left_out(runtime, job, wanted, products)
         runtime.store.store_report(job_id, analyses, products)
         log.info("job %d: report over %d images", job_id, len(analyses))
 
@@ -182,7 +191,7 @@ def _fingerprint(runtime: Runtime, row: Instance) -> Fingerprint | None:
         log.info("instance %d: not comparable: %s", row.id, outcome.reason.value)
         return None
     digest = header_sha256(corrected_header(header, row.correction))
-    return Fingerprint(row.id, row.identity_revision, pixels, digest)
+    return Fingerprint(row.id, row.identity_revision, pixels, digest, header_sha256(header))
 
 
 def _context(runtime: Runtime, job: Job) -> ObjectContext:
@@ -192,18 +201,55 @@ def _context(runtime: Runtime, job: Job) -> ObjectContext:
 
 
 def _products(result: AnalysedImage, context: ObjectContext, settings: Settings) -> list[Product]:
+    """Return SEG and pictures, and of the wanted extras those that could be made."""
     picture = overlay(result)
+    makers: dict[ArtifactKind, Callable[[], Dataset]] = {
+        ArtifactKind.SC: partial(build_secondary_capture, result, context, picture),
+        ArtifactKind.PR: partial(build_presentation_state, result, context),
+    }
     products = [
         _object(ArtifactKind.SEG, build_segmentation(result, context)),
         Product(ArtifactKind.DISPLAY, display_png(result.image), ".png"),
         Product(ArtifactKind.OVERLAY, overlay_png(result, picture), ".png"),
     ]
-    if settings.makes_captures:
-        capture = build_secondary_capture(result, context, picture)
-        products.append(_object(ArtifactKind.SC, capture))
-    if settings.makes_presentation_states:
-        products.append(_object(ArtifactKind.PR, build_presentation_state(result, context)))
+    for kind in _extras(settings):
+        products += _extra(kind, makers[kind])
     return products
+
+
+def _extras(settings: Settings) -> list[ArtifactKind]:
+    """Return what some destination wants of an image beside its SEG."""
+    wanted = {
+        ArtifactKind.SC: settings.makes_captures,
+        ArtifactKind.PR: settings.makes_presentation_states,
+    }
+    return [kind for kind, is_wanted in wanted.items() if is_wanted]
+
+
+def _extra(kind: ArtifactKind, build: Callable[[], Dataset]) -> list[Product]:
+    """Return the product, or nothing where it cannot be made: SEG and SR stand without it."""
+    made = made_or_none(kind.value, lambda: _object(kind, build()), _OF_THE_JOB)
+    return [] if made is None else [made]
+
+
+def _audit_left_out(
+    runtime: Runtime, job: Job, wanted: Iterable[ArtifactKind], products: Iterable[Product]
+) -> None:
+    left_out = set(wanted) - {each.kind for each in products}
+    if not left_out:
+        return
+    with runtime.database.write() as session:
+        study = session.get(Study, job.study_id) if job.study_id else None
+        instance = session.get(Instance, job.instance_id) if job.instance_id else None
+        for kind in sorted(left_out):
+            record(
+                session,
+                AuditAction.ARTIFACT_LEFT_OUT,
+                kind.value,
+                study_instance_uid=study.study_instance_uid if study else None,
+                sop_instance_uid=instance.sop_instance_uid if instance else None,
+                details={"job_id": job.id},
+            )
 
 
 def _object(kind: ArtifactKind, ds: Dataset) -> Product:
@@ -221,25 +267,23 @@ def _report_products(runtime: Runtime, job: Job) -> tuple[list[Analysis], list[P
             UnanalysedImage(row.sop_instance_uid, row.sop_class_uid, Reason(row.reason or ""))
             for row in unanalysed_instances(session, study_id)
         ]
-        kinds = (ArtifactKind.SR, ArtifactKind.PDF)
-        sr, pdf = (_predecessor(runtime, session, job, kind) for kind in kinds)
+        sr, pdf = (_predecessor(runtime, session, job, kind) for kind in _OF_STUDIES)
         pictures = [_picture(runtime, session, each) for each in analyses] if with_page else []
-    report = build_report(images, context, revision, sr, rest)
-    products = [_object(ArtifactKind.SR, report)]
-    if with_page:
+
+    def page() -> Dataset:
         from worker.document import build_document  # noqa: PLC0415  matplotlib, only where wanted
         from worker.page import PageImage  # noqa: PLC0415  the same
 
         pages = [PageImage(*each) for each in zip(images, pictures, strict=True)]
-        page = build_document(pages, context, revision, pdf, rest)
-        products.append(_object(ArtifactKind.PDF, page))
-    return analyses, products
+        return build_document(pages, context, revision, _read(pdf), rest)
+
+    report = build_report(images, context, revision, _read(sr), rest)
+    extras = _extra(ArtifactKind.PDF, page) if with_page else []
+    return analyses, [_object(ArtifactKind.SR, report), *extras]
 
 
-def _predecessor(
-    runtime: Runtime, session: Session, job: Job, kind: ArtifactKind
-) -> Dataset | None:
-    """Return the newest object of this kind of an earlier revision of the study."""
+def _predecessor(runtime: Runtime, session: Session, job: Job, kind: ArtifactKind) -> Path | None:
+    """Return the file of the newest object of this kind of an earlier revision of the study."""
     key = session.scalar(
         select(Artifact.storage_key)
         .where(
@@ -249,17 +293,21 @@ def _predecessor(
         )
         .order_by(Artifact.revision.desc())
     )
-    return dcmread(runtime.settings.artifact_dir / key) if key else None
+    return runtime.settings.artifact_dir / key if key else None
 
 
-def _picture(runtime: Runtime, session: Session, analysis: Analysis) -> Image.Image:
-    """Return the stored overlay of an analysis, without its caption."""
+def _read(path: Path | None) -> Dataset | None:
+    return dcmread(path) if path else None
+
+
+def _picture(runtime: Runtime, session: Session, analysis: Analysis) -> Callable[[], Image.Image]:
+    """Return what reads the stored overlay of an analysis, without its caption."""
     key = session.scalars(
         select(Artifact.storage_key).where(
             Artifact.analysis_id == analysis.id, Artifact.kind == ArtifactKind.OVERLAY
         )
     ).one()
-    return without_caption((runtime.settings.artifact_dir / key).read_bytes())
+    return lambda: without_caption((runtime.settings.artifact_dir / key).read_bytes())
 
 
 def _report_image(runtime: Runtime, session: Session, analysis: Analysis) -> ReportImage:

@@ -1,9 +1,14 @@
-"""What receivers have of withdrawn images is named in rejection notes of ours, one per reason."""
+"""What receivers have of withdrawn images is named in rejection notes of ours.
 
+One per reason and patient: under a corrected identity a study may have had several.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -22,12 +27,26 @@ from worker.results import Product, ResultStore
 
 
 @dataclass(frozen=True)
+class _Object:
+    """One object of ours that a note is to name."""
+
+    artifact_id: int
+    reason: Reason
+    header: Dataset
+
+    @property
+    def patient(self) -> tuple[str, str]:
+        """PatientID and its issuer, as the receiver has them."""
+        header = self.header
+        return str(header.get("PatientID", "")), str(header.get("IssuerOfPatientID", ""))
+
+
+@dataclass(frozen=True)
 class _Wanted:
-    """One note to make: why, about which artifacts, and where their bytes are."""
+    """One note to make: why, and about which objects of one patient."""
 
     reason: Reason
-    artifact_ids: tuple[int, ...]
-    paths: tuple[Path, ...]
+    objects: tuple[_Object, ...]
 
 
 @dataclass(frozen=True)
@@ -49,8 +68,18 @@ def store_notes(
     """
     study_id = job.study_id or 0
     with database.read() as session:
-        wanted = _wanted(session, study_id, artifact_dir)
+        rows = untold(session, study_id, with_reports=not newest_analyses(session, study_id))
+        untold_files = [
+            (row.artifact_id, Reason(row.reason), artifact_dir / row.artifact.storage_key)
+            for row in rows
+        ]
         number = _count(session, study_id)
+    wanted = _wanted(
+        [
+            _Object(key, reason, dcmread(path, stop_before_pixels=True))
+            for key, reason, path in untold_files
+        ]
+    )
     notes = [_note(each, place, context) for place, each in enumerate(wanted, start=number + 1)]
     if not notes:
         return 0
@@ -67,17 +96,15 @@ def store_notes(
     return len(notes)
 
 
-def _wanted(session: Session, study_id: int, root: Path) -> list[_Wanted]:
-    rows = untold(session, study_id, with_reports=not newest_analyses(session, study_id))
-    reasons = sorted({row.reason for row in rows})
-    groups = [[row for row in rows if row.reason == reason] for reason in reasons]
+def _wanted(objects: Sequence[_Object]) -> list[_Wanted]:
+    """Group by reason and patient: no note speaks of two."""
+    groups = sorted({(each.reason, each.patient) for each in objects})
     return [
         _Wanted(
-            Reason(group[0].reason),
-            tuple(row.artifact_id for row in group),
-            tuple(root / row.artifact.storage_key for row in group),
+            reason,
+            tuple(each for each in objects if (each.reason, each.patient) == (reason, patient)),
         )
-        for group in groups
+        for reason, patient in groups
     ]
 
 
@@ -89,7 +116,7 @@ def _count(session: Session, study_id: int) -> int:
 
 
 def _note(wanted: _Wanted, number: int, context: ObjectContext) -> _Note:
-    objects = [dcmread(path, stop_before_pixels=True) for path in wanted.paths]
+    objects = [each.header for each in wanted.objects]
     ds = build_rejection_note(objects, wanted.reason, number, context)
     uids = str(ds.SOPClassUID), str(ds.SOPInstanceUID)
     return _Note(wanted, number, Product(ArtifactKind.KO, to_bytes(ds), ".dcm", *uids))
@@ -97,7 +124,7 @@ def _note(wanted: _Wanted, number: int, context: ObjectContext) -> _Note:
 
 def _name(session: Session, study: Study, artifact: Artifact, note: _Note) -> None:
     """Record what the note names: nothing of it is named again."""
-    ids = note.wanted.artifact_ids
+    ids = [each.artifact_id for each in note.wanted.objects]
     rows = select(WithdrawnArtifact).where(WithdrawnArtifact.artifact_id.in_(ids))
     for row in session.scalars(rows):
         row.note_id = artifact.id

@@ -30,15 +30,13 @@ def record_report(database: Database, settings: DeliverySettings, report: Report
     ignored; those that it does not name stay `sent` and are asked about again.
     Raises UnknownTransactionError when no question has its Transaction UID.
     """
+    _require_question(database, report.transaction_uid)
     with database.write() as session:
-        request = session.scalar(
+        request = session.scalars(
             select(CommitmentRequest)
             .where(CommitmentRequest.transaction_uid == report.transaction_uid)
             .with_for_update()
-        )
-        if request is None:
-            msg = "an answer to a Transaction UID that was never asked"
-            raise UnknownTransactionError(msg)
+        ).one()
         kept = {each.sop_instance_uid for each in report.committed}
         lost = {each.reference.sop_instance_uid: each for each in report.failed}
         for uid, item in _items(session, request):
@@ -48,6 +46,17 @@ def record_report(database: Database, settings: DeliverySettings, report: Report
                 _fail(session, settings, item, lost[uid], request.requested_at)
         if request.state is not CommitmentState.ANSWERED:
             advance(session, request, CommitmentState.ANSWERED, answered_at=utc_now())
+
+
+def _require_question(database: Database, transaction_uid: str) -> None:
+    """Raise UnknownTransactionError by a read: what anybody may send takes no write lock."""
+    with database.read() as session:
+        key = session.scalar(
+            select(CommitmentRequest.id).where(CommitmentRequest.transaction_uid == transaction_uid)
+        )
+    if key is None:
+        msg = "an answer to a Transaction UID that was never asked"
+        raise UnknownTransactionError(msg)
 
 
 def _items(session: Session, request: CommitmentRequest) -> list[tuple[str | None, CommitmentItem]]:

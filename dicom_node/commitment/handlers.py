@@ -90,7 +90,10 @@ class CommitmentHandlers:
         """Take a sender's question; success only when its row is durable."""
         status = _answer("N-ACTION", lambda: self._take_question(event))
         if status != SUCCESS:
-            record_refusal(self.database, _calling_aet(event), status)
+            try:
+                record_refusal(self.database, _calling_aet(event), status)
+            except Exception:
+                log.exception("audit event commitment_asked could not be written")
         return status, None
 
     def _take_question(self, event: Event) -> None:

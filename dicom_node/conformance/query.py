@@ -13,10 +13,12 @@ from dicom_node.errors import (
     QueryCancelledError,
     QueryNotAuthorisedError,
     QueryOperationError,
+    SmallPduError,
     TooManyMatchesError,
     UnknownDestinationError,
 )
 from dicom_node.query.keys import KEYS, Kind, tag_of
+from dicom_node.query.retrieve import MIN_PDU
 from dicom_node.query.status import (
     ALL_FAILED,
     PENDING,
@@ -35,18 +37,23 @@ CONDITIONS: Final[dict[type[Exception], str]] = {
     OSError: "a file or the network cannot be used",
     UnknownDestinationError: "the Move Destination is neither in "
     "`query_retrieve.move_destinations` nor a receiver",
+    SmallPduError: f"the requestor receives PDUs of less than {MIN_PDU} bytes",
     IdentifierError: "another level than STUDY, SERIES or IMAGE; a unique key above the level that "
     "is missing or has several values; a value that is none of its VR, or has more than 256 "
-    "characters; more UIDs in a list than `query_retrieve.max_results`; a retrieve without the "
-    "unique key of its level",
+    "characters; more UIDs in a list than `query_retrieve.max_results`, or more than 64 values of "
+    "another key; a retrieve without the unique key of its level",
     IdentifierUnreadableError: "the identifier is missing, cannot be parsed, or has more than "
-    "1 MiB",
+    "1 MiB, or a query more than 128 keys",
     QueryOperationError: "the operation, or its SOP Class, is not that of the presentation context",
     QueryNotAuthorisedError: "the calling AE title is not in `query_retrieve.calling_aets`",
     QueryCancelledError: "C-CANCEL came",
     Exception: "any other failure",
 }
 
+_OF_ONE: Final[dict[type[Exception], str]] = {
+    UnknownDestinationError: "C-MOVE",
+    SmallPduError: "C-GET",
+}
 _KINDS: Final = {Kind.UNIQUE: "unique", Kind.REQUIRED: "required", Kind.OPTIONAL: "optional"}
 
 
@@ -115,8 +122,8 @@ def _of(kind: type[Exception]) -> list[tuple[int, str]]:
     error = kind.__new__(kind)
     found = query_status(error, retrieves=False)
     retrieved = query_status(error, retrieves=True)
-    if kind is UnknownDestinationError:
-        return [(retrieved, "C-MOVE")]
+    if kind in _OF_ONE:
+        return [(retrieved, _OF_ONE[kind])]
     if found == retrieved:
         return [(found, "all")]
     return [(found, "C-FIND"), (retrieved, "C-MOVE, C-GET")]

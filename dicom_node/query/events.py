@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _TITLE: Final = 16  # PS3.5 6.2, VR AE
 _STUDY: Final = "StudyInstanceUID"
+_MAX_TEXT: Final = 1024  # characters of one key's values in an event
 
 
 def calling_aet(assoc: Association) -> str:
@@ -61,7 +62,7 @@ class QueryLog:
         asked = {key: it for key, it in query.conditions.items() if not it.is_universal}
         self._details |= {"level": query.level.value, "keys": sorted(asked)}
         self._patient = {
-            key: "\\".join(it.values) for key, it in asked.items() if it.vr != "UI"
+            key: "\\".join(it.values)[:_MAX_TEXT] for key, it in asked.items() if it.vr != "UI"
         } or None
         if _STUDY in asked and len(asked[_STUDY].values) == 1:
             (self._study,) = asked[_STUDY].values

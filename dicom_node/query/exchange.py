@@ -4,6 +4,7 @@ pynetdicom's own Query/Retrieve service decodes and encodes every object that it
 sent here as they are stored, so the responses of C-FIND, C-MOVE and C-GET are written here too.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -24,8 +25,10 @@ Request = C_FIND | C_GET | C_MOVE
 _MAX_IDENTIFIER: Final = 1 << 20  # bytes; ten thousand UIDs fit
 _MAX_COMMENT: Final = 64  # VR LO, PS3.7 C.1
 _MAX_UIDS: Final = 65_534  # bytes of one UI element in Explicit VR (PS3.5 7.1.2)
+_MAX_QUEUED: Final = 256  # PDUs that wait to be sent; then it is waited for the peer to read
 _PENDING: Final = 0xFF  # the upper byte of these statuses
 _CANCEL: Final = 0xFE
+_POLL_SECONDS: Final = 0.01
 
 
 @dataclass
@@ -76,11 +79,14 @@ class Exchange:
         return type(self.request).__name__.replace("_", "-")
 
     @property
+    def is_gone(self) -> bool:
+        """Whether the association has ended."""
+        return not self.assoc.is_established or self.assoc.acse.is_aborted()
+
+    @property
     def is_over(self) -> bool:
         """Whether the peer cancelled, aborted or is gone."""
-        assoc = self.assoc
-        is_cancelled = self.request.MessageID in assoc.dimse.cancel_req
-        return is_cancelled or not assoc.is_established or assoc.acse.is_aborted()
+        return self.request.MessageID in self.assoc.dimse.cancel_req or self.is_gone
 
     def identifier(self) -> Dataset:
         """Return the identifier. Raises IdentifierUnreadableError."""
@@ -123,7 +129,10 @@ class Exchange:
         comment: str = "",
         offending: Sequence[BaseTag] = (),
     ) -> None:
-        if not self.assoc.is_established or self.assoc.acse.is_aborted():
+        dul = self.assoc.dul
+        while dul.to_provider_queue.qsize() > _MAX_QUEUED and dul.is_alive() and not self.is_gone:
+            time.sleep(_POLL_SECONDS)  # else what a slow reader was not sent yet fills the memory
+        if self.is_gone:
             return
         response = type(self.request)()
         response.MessageIDBeingRespondedTo = self.request.MessageID

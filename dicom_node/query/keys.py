@@ -13,11 +13,13 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
-from dicom_node.errors import IdentifierError
+from dicom_node.errors import IdentifierError, IdentifierUnreadableError
 from dicom_node.query.match import Condition, KeyValueError
 
 _MAX_VALUE: Final = 256  # characters; a PN has at most 3 x 64 and two delimiters (PS3.5 6.2)
 _MAX_UID: Final = 64  # PS3.5 9.1
+_MAX_KEYS: Final = 128  # of one identifier: those that are not supported return in every match
+_MAX_VALUES: Final = 64  # of one key that is no list of UIDs
 _UID_CHARACTERS: Final = frozenset("0123456789.")
 # What an identifier says about itself, no keys (PS3.4 C.4.1.1.3.1).
 _NO_KEYS: Final = frozenset(
@@ -133,8 +135,12 @@ class Selection:
 def read_query(identifier: Dataset, max_uids: int) -> Query:
     """Read the identifier of a C-FIND (PS3.4 C.4.1.1.3).
 
-    Raises IdentifierError when level and unique keys do not fit, or a value is none of its VR.
+    Raises IdentifierError when level and unique keys do not fit, or a value is none of its VR,
+    IdentifierUnreadableError when there are too many keys.
     """
+    if len(identifier) > _MAX_KEYS:
+        msg = f"the identifier has more than {_MAX_KEYS} keys"
+        raise IdentifierUnreadableError(msg)
     level = _level(identifier)
     conditions = _above(identifier, level)
     unsupported = []
@@ -194,6 +200,9 @@ def _condition(identifier: Dataset, keyword: str, max_uids: int) -> Condition:
     if vr == "UI":
         return Condition(vr, _uids(identifier, keyword, max_uids))
     condition = Condition(vr, _texts(identifier, keyword))
+    if len(condition.values) > _MAX_VALUES:
+        msg = f"{keyword} has more than {_MAX_VALUES} values"
+        raise IdentifierError(msg, keyword)
     try:
         condition.check()
     except KeyValueError as error:

@@ -1,5 +1,6 @@
 """C-MOVE and C-GET: the stored objects of a selection, each sent as it is (PS3.4 C.4.2, C.4.3)."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pynetdicom.dsutils import split_dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import TooManyMatchesError
+from dicom_node.errors import SmallPduError, TooManyMatchesError
 from dicom_node.query.held import Holdings
 from dicom_node.query.held_rows import ResultRow, is_held
 from dicom_node.query.keys import Selection, tag_of
@@ -21,7 +22,10 @@ from dicom_node.senders.cstore import MEDIUM, CStoreSender
 from models.imaging import Instance, Series, Study
 from models.session import Database
 
+log = logging.getLogger(__name__)
+
 _MAX_CONTEXTS: Final = 128  # of one association: odd numbers up to 255 (PS3.8 9.3.2.2)
+MIN_PDU: Final = 4096  # bytes, for C-GET: pynetdicom makes all PDUs of an object before one is sent
 _MAX_MESSAGE_ID: Final = 0xFFFF  # VR US
 
 
@@ -107,6 +111,16 @@ def _result(holdings: Holdings, row: ResultRow) -> StoredObject:
     )
 
 
+def require_room(assoc: Association) -> None:
+    """Raise SmallPduError for a peer whose largest PDU would make millions of PDUs of an object.
+
+    It may still store, and ask: only whole objects do not fit. 0: it has no limit (PS3.8 D.1).
+    """
+    if 0 < assoc.dimse.maximum_pdu_size < MIN_PDU:
+        msg = f"your largest PDU is below {MIN_PDU} bytes"
+        raise SmallPduError(msg)
+
+
 @contextmanager
 def move_association(
     sender: CStoreSender, receiver: Receiver, objects: Sequence[StoredObject]
@@ -135,7 +149,10 @@ def store(
     number: int,
     originator: Originator | None = None,
 ) -> int | None:
-    """Do the C-STORE sub-operation `number`, from 1; return its status, None without an answer."""
+    """Do the C-STORE sub-operation `number`, from 1; return its status, None without an answer.
+
+    Whatever is wrong with a stored file is the end of its own sub-operation, not of the others.
+    """
     if assoc is None or not assoc.is_established:
         return None
     try:
@@ -148,5 +165,8 @@ def store(
         )
     except (RuntimeError, ValueError, AttributeError, OSError):
         return None  # no context for it, no file, or the association ended
+    except Exception as error:  # noqa: BLE001  whatever is wrong with it, it is no DICOM file
+        log.warning("a stored object is damaged, and was not sent: %s", type(error).__name__)
+        return None
     status = answer.get("Status")
     return None if status is None else int(status)

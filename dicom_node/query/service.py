@@ -32,6 +32,7 @@ from dicom_node.query.retrieve import (
     Originator,
     StoredObject,
     move_association,
+    require_room,
     select_objects,
     store,
 )
@@ -125,6 +126,8 @@ class QueryRetrieve:
         if isinstance(request, C_MOVE):
             receiver = self._destinations.receiver(str(request.MoveDestination or "").strip())
             events.to(receiver.ae_title)
+        else:
+            require_room(exchange.assoc)
         limit = self._settings.max_results
         selection = read_selection(exchange.identifier(), limit)
         events.selected(selection)

@@ -10,6 +10,7 @@ from dicom_node.errors import (
     QueryCancelledError,
     QueryNotAuthorisedError,
     QueryOperationError,
+    SmallPduError,
     TooManyMatchesError,
     UnknownDestinationError,
 )
@@ -27,6 +28,7 @@ QUERY_STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     SQLAlchemyError: (OUT_OF_RESOURCES, "Refused: out of resources"),
     OSError: (OUT_OF_RESOURCES, "Refused: out of resources"),
     UnknownDestinationError: (0xA801, "Refused: Move Destination unknown"),
+    SmallPduError: (ALL_FAILED, "Refused: unable to perform sub-operations"),
     IdentifierError: (0xA900, "Error: identifier does not match SOP Class"),
     IdentifierUnreadableError: (0xC000, "Failed: unable to process"),
     QueryOperationError: (0x0211, "Refused: unrecognised operation"),

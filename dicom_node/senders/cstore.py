@@ -4,14 +4,15 @@ import logging
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.events import EventHandlerType
+from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+from pynetdicom.transport import AssociationSocket
 
 from dicom_node.errors import StartError
 from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
@@ -163,7 +164,7 @@ class CStoreSender:
             max_pdu=self.max_pdu,
             tls_args=tls_args,
             ext_neg=list(negotiation),
-            evt_handlers=list(handlers),
+            evt_handlers=[(evt.EVT_CONN_OPEN, _set_deadline), *handlers],
         )
         if tls_args and assoc.is_aborted:
             context, host = tls_args
@@ -193,6 +194,17 @@ class CStoreSender:
         ae.connection_timeout = self.timeout_seconds
         ae.maximum_pdu_size = self.max_pdu
         return ae
+
+
+def _set_deadline(event: Event) -> None:
+    """End each read and write of a new connection after the network time-out.
+
+    pynetdicom takes the time-out off once it is connected: a peer that freezes, or stops in the
+    middle of a PDU, would keep the association and its thread for ever.
+    """
+    sock = cast("AssociationSocket", event.assoc.dul.socket).socket
+    if sock is not None:
+        sock.settimeout(event.assoc.network_timeout)
 
 
 def why_not(assoc: Association) -> str:

@@ -3,7 +3,8 @@
 Revision ID: 0005
 Revises: 0004
 
-Expand/contract: a migration must let the previous release run against the new tables.
+The previous release runs against the new tables only while they hold no rows of the new states
+(superseded objects, compare jobs): it cannot read those.
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,6 +82,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column('identity_revision', sa.Integer(), server_default='0', nullable=False))
         batch_op.add_column(sa.Column('pixel_sha256', sa.String(length=64), nullable=True))
         batch_op.add_column(sa.Column('header_sha256', sa.String(length=64), nullable=True))
+        batch_op.add_column(sa.Column('file_header_sha256', sa.String(length=64), nullable=True))
         batch_op.add_column(sa.Column('decided_at', models.base.UtcDateTime(), nullable=True))
         batch_op.create_index('ix_instance_reason_decided_at', ['reason', 'decided_at'], unique=False)
     _replace_live_index(LIVE)
@@ -109,6 +111,7 @@ def downgrade() -> None:
     with op.batch_alter_table('instance', schema=None, recreate='never') as batch_op:
         batch_op.drop_index('ix_instance_reason_decided_at')
         batch_op.drop_column('decided_at')
+        batch_op.drop_column('file_header_sha256')
         batch_op.drop_column('header_sha256')
         batch_op.drop_column('pixel_sha256')
         batch_op.drop_column('identity_revision')

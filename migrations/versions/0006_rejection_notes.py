@@ -3,7 +3,8 @@
 Revision ID: 0006
 Revises: 0005
 
-Expand/contract: a migration must let the previous release run against the new tables.
+The previous release runs against the new tables only while they hold no rows of the new states
+(withdrawn objects, cancelled jobs): it cannot read those.
 """
 
 from collections.abc import Sequence

@@ -5,12 +5,17 @@ import io
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from builders import chest_dataset, write_part10
+from builders import analysed_image, chest_dataset, chest_image, write_part10
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
+from models.settings import load_settings
+from worker import analyse
+from worker.sandbox import Sandbox
 from worker.training.phantom import make_phantom
 
 EXTRAS = ("--capture", "--presentation-state", "--pdf")
@@ -48,6 +53,28 @@ def test_each_option_writes_its_object_and_the_same_bytes_again(
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     for kind, sop_class in CLASSES.items():
         assert dcmread(row["files"][kind]).SOPClassUID == sop_class
+
+
+def test_what_cannot_be_made_is_left_out(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> Dataset:
+        raise IndexError("Doe^John")  # noqa: EM101  a name in it must not be logged
+
+    for name in ("build_secondary_capture", "build_presentation_state", "_page"):
+        monkeypatch.setattr(analyse, name, broken)
+    image = analysed_image(chest_image(ds=dcmread(source)))
+    monkeypatch.setattr(analyse, "analyse_image", lambda *_: image)
+    settings, segmenter = load_settings(None, data_dir=tmp_path / "data"), None
+    everything = analyse.Extras(capture=True, presentation_state=True, pdf=True)
+    with closing(Sandbox(settings)) as sandbox:
+        run = analyse.FileAnalysis(sandbox, segmenter, settings, tmp_path, extras=everything)
+        (result,) = run.results([source])
+    row = result.as_row()
+    assert row["status"] == "analysed"
+    assert [kind for kind, path in row["files"].items() if path] == ["seg", "sr", "overlay"]
+    assert caplog.text.count("left out: IndexError") == 3
+    assert "Doe" not in caplog.text
 
 
 def test_without_them_nothing_more_is_written(source: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rows import SEG, add_analysis, add_instance, instances, open_database, outc
 from senders import associate, store
 from sqlalchemy import select, update
 
+from dicom_node.commitment import handlers
 from dicom_node.commitment.messages import Question, Reference, encode_question
 from dicom_node.commitment.orders import MAX_REFERENCES, accept_order
 from dicom_node.commitment.reporting import Reporter
@@ -282,3 +283,14 @@ def test_a_question_with_a_broken_data_set_is_refused(node: Provider) -> None:
     broken = Dataset()
     broken.TransactionUID = "2.25.7"
     assert node.modality.ask(node.listener.port, broken) == 0x0115
+
+
+def test_a_refusal_that_cannot_be_written_is_still_the_answer(
+    node: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        msg = "the disk is full"
+        raise OSError(msg)
+
+    monkeypatch.setattr(handlers, "record_refusal", fail)
+    assert node.ask((CR, "1.2"), uid="no UID") == 0x0115

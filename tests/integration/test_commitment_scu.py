@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -25,7 +26,7 @@ from commitments import (
 )
 from pynetdicom.association import Association
 from rows import SEG, open_database, outcomes
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from dicom_node import delivery
 from dicom_node.commitment.messages import (
@@ -200,6 +201,14 @@ def test_an_answer_to_no_question_of_ours_is_refused(
         assert bench.states() == ["sent", "sent"]
         assert send_report(back, report) == 0x0000
     assert bench.states() == ["committed", "committed"]
+
+
+def test_a_stranger_s_answer_waits_for_no_writer(bench: CommitmentBench, node: Listener) -> None:
+    with calling_back(node.port) as back, bench.database.write() as session:
+        session.execute(select(1))  # SQLite has one writer
+        started = time.monotonic()
+        assert send_report(back, Report("2.25.1", (Reference(SEG, "1.2"),), ())) == 0x0115
+    assert time.monotonic() - started < 3
 
 
 def test_an_answer_may_be_partial(bench: CommitmentBench) -> None:

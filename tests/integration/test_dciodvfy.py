@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _objects(folder: Path, attributes: dict[str, Any]) -> tuple[Path, ...]:
     second = build_report([report_image], object_context(), 2, first, UNANALYSED)
     capture = build_secondary_capture(analysed, object_context())
     state = build_presentation_state(analysed, object_context())
-    page = PageImage(report_image, overlay(analysed))
+    page = PageImage(report_image, partial(overlay, analysed))
     older = build_document([page], object_context(), 1)
     document = build_document([page], object_context(), 2, older, UNANALYSED)
     made = {"seg": seg, "sr": second, "sc": capture, "pr": state, "pdf": document}

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from builders import analysed_image, chest_dataset, chest_image, object_context, write_part10
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -26,10 +28,11 @@ from models.job import Job
 from models.result import Artifact
 from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobKind, StudyState
-from worker import tasks
+from worker import document, tasks
 from worker.capture import overlay
 from worker.document import build_document
-from worker.leases import claim
+from worker.errors import ImageWithdrawnError
+from worker.leases import LeaseLostError, claim
 from worker.page import PageImage
 from worker.presentation import build_presentation_state
 from worker.report_groups import ReportImage
@@ -71,6 +74,7 @@ class Bench:
         assert job is not None
         result = analysed_image(chest_image(ds=ds), model=WEIGHTS)
         products = tasks._products(result, object_context(), self.settings)
+        tasks._audit_left_out(self.runtime, job, tasks._extras(self.settings), products)
         self.runtime.store.store_analysis(job_id, self._model, result, products)
 
     def report(self, revision: int) -> None:
@@ -195,6 +199,48 @@ def test_a_revision_has_a_page_that_names_the_one_before(
     assert node.is_balanced
 
 
+def _break_extras(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken(*_: object, **__: object) -> Dataset:
+        raise error
+
+    monkeypatch.setattr(tasks, "build_secondary_capture", broken)
+    monkeypatch.setattr(tasks, "build_presentation_state", broken)
+    monkeypatch.setattr(document, "build_document", broken)
+
+
+def test_what_cannot_be_made_is_left_out_and_the_rest_is_delivered(
+    bench: Make,
+    storage_scp: StoragePacs,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _break_extras(monkeypatch, IndexError("Doe^John"))
+    node = bench(captures="always", presentation_states="always", documents="always")
+    node.analyse("a")
+    node.report(1)
+    node.deliver()
+    assert sorted({*_received(storage_scp)}) == sorted([SEG, SR])
+    assert outcomes(node.database, AuditAction.ARTIFACT_LEFT_OUT) == ["pr", "sc", "pdf"]
+    left_out = [each.getMessage() for each in caplog.records if "left out" in each.getMessage()]
+    assert [each.split()[0] for each in left_out] == ["sc", "pr", "pdf"]
+    assert "Doe" not in caplog.text
+    with node.database.read() as session:
+        assert delivered_studies(session, node.settings)
+    assert node.is_balanced
+
+
+@pytest.mark.parametrize(
+    "error", [SoftTimeLimitExceeded(), LeaseLostError(), ImageWithdrawnError()]
+)
+def test_what_ends_the_job_is_not_held_back(
+    bench: Make, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    _break_extras(monkeypatch, error)
+    node = bench(captures="always")
+    with pytest.raises(type(error)):
+        node.analyse("a")
+
+
 def test_a_report_that_is_made_again_has_the_same_page(bench: Make) -> None:
     """The artifact's own row says so, for a second one with its UID could not be stored."""
     node = bench(documents="always")
@@ -212,7 +258,7 @@ def _ours(kind: ArtifactKind) -> Dataset:
     if kind is ArtifactKind.PR:
         return build_presentation_state(analysed, object_context())
     report = ReportImage.of(analysed, build_segmentation(analysed, object_context()))
-    return build_document([PageImage(report, overlay(analysed))], object_context(), 1)
+    return build_document([PageImage(report, partial(overlay, analysed))], object_context(), 1)
 
 
 @pytest.mark.parametrize("kind", [ArtifactKind.PR, ArtifactKind.PDF])

@@ -207,6 +207,19 @@ def test_a_file_that_is_gone_fails_alone(desk: Desk) -> None:
     assert kept.exists()
 
 
+@pytest.mark.parametrize("content", [b"", bytes(4096), b"\0" * 128 + b"DICM" + b"\xff" * 4096])
+def test_a_file_that_is_damaged_fails_alone(desk: Desk, content: bytes) -> None:
+    first, second = two_images()
+    send(desk.node.port, first)
+    (damaged,) = desk.node.spooled
+    send(desk.node.port, second)
+    damaged.write_bytes(content)
+    answer, failed = desk.viewer.get(ALL, "STUDY", StudyInstanceUID=first.StudyInstanceUID)
+    assert (answer.Status, _counts(answer)) == (0xB000, (1, 1, 0))
+    assert failed is not None
+    assert failed.FailedSOPInstanceUIDList == first.SOPInstanceUID
+
+
 def test_nothing_selected_is_success(desk: Desk) -> None:
     answer, _ = desk.viewer.get(ALL, "STUDY", StudyInstanceUID="1.2.3.4")
     assert (answer.Status, _counts(answer)) == (0x0000, (0, 0, 0))

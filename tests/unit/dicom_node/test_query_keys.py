@@ -6,7 +6,7 @@ import pytest
 from pydicom.datadict import dictionary_has_tag, tag_for_keyword
 from querying import identifier
 
-from dicom_node.errors import IdentifierError, QueryError
+from dicom_node.errors import IdentifierError, IdentifierUnreadableError, QueryError
 from dicom_node.query.keys import KEYS, Kind, Level, read_query, read_selection
 from dicom_node.query.status import QUERY_STATUS, query_status
 
@@ -49,6 +49,7 @@ def test_a_key_of_another_level_is_not_supported() -> None:
         ({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ["1.2"] * 11}, "StudyInstanceUID"),
         ({"QueryRetrieveLevel": "STUDY", "StudyDate": "last week"}, "StudyDate"),
         ({"QueryRetrieveLevel": "STUDY", "PatientID": "*a" * 200}, "PatientID"),
+        ({"QueryRetrieveLevel": "STUDY", "PatientID": ["a"] * 65}, "PatientID"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_named(values: dict[str, Any], keyword: str) -> None:
@@ -85,3 +86,13 @@ def test_every_reason_to_refuse_has_its_status() -> None:
     assert query_status(OSError(), retrieves=False) == 0xA700
     assert query_status(OSError(), retrieves=True) == 0xA701
     assert query_status(ZeroDivisionError(), retrieves=True) == 0xC000
+
+
+def test_an_identifier_of_too_many_keys_is_refused() -> None:
+    ds = identifier(QueryRetrieveLevel="STUDY")
+    for element in range(0x1000, 0x1000 + 127):
+        ds.add_new((0x0009, element), "LO", None)
+    assert len(read_query(ds, 10).unsupported) == 127
+    ds.PatientID = "P"
+    with pytest.raises(IdentifierUnreadableError, match="more than 128 keys"):
+        read_query(ds, 10)

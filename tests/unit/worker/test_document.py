@@ -1,6 +1,7 @@
 """worker.document: the page as an object of the study."""
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ LATERAL = UnanalysedImage("1.2.3.4", DX, Reason.LATERAL_VIEW)
 def _page(analysed: AnalysedImage | None = None) -> PageImage:
     analysed = analysed or analysed_image()
     seg = build_segmentation(analysed, object_context())
-    return PageImage(ReportImage.of(analysed, seg), overlay(analysed))
+    return PageImage(ReportImage.of(analysed, seg), partial(overlay, analysed))
 
 
 def _read(*pages: PageImage, revision: int = 1, **rest: Any) -> Dataset:

@@ -13,6 +13,7 @@ from worker.grey_scale import (
     SIGMOID,
     GreyScale,
     LookupTable,
+    Percentiles,
     Rescale,
     VoiTable,
     Window,
@@ -28,6 +29,7 @@ _TABLE = LookupTable(-3, (0, 5, 7, 65535))
         GreyScale(Rescale(-1.5, 1e-3), Window(40.5, 400.0), is_inverse=True),
         GreyScale(_TABLE, VoiTable(_TABLE, 7.0)),
         GreyScale(None, Window(0.0, 2.0, SIGMOID)),
+        GreyScale(voi=Percentiles(0.1, 1 / 3)),
     ],
 )
 def test_what_is_written_as_json_is_read_back(grey_scale: GreyScale) -> None:
@@ -39,6 +41,20 @@ def test_an_exact_window_is_the_same_for_readers_of_linear_ones() -> None:
     exact = Window(12.5, 80.0, LINEAR_EXACT)
     assert exact.linear.function == "LINEAR"
     np.testing.assert_allclose(exact.linear.apply(values), exact.apply(values), atol=1e-12)
+
+
+def test_percentiles_are_applied_as_they_stand_and_written_as_a_window() -> None:
+    """To the last bit: a window with the same ends rounds another way."""
+    values = np.arange(4096.0)
+    low, high = 137.0, 3210.0
+    scale = Percentiles(low, high - low)
+    expected = np.clip((values - low) / (high - low), 0.0, 1.0)
+    assert np.array_equal(scale.apply(values), expected)
+    assert not np.array_equal(
+        Window(low + (high - low) / 2, high - low, LINEAR_EXACT).apply(values), expected
+    )
+    assert scale.linear.function == "LINEAR"
+    np.testing.assert_allclose(scale.linear.apply(values), expected, atol=1e-12)
 
 
 def test_a_table_gives_its_ends_to_what_lies_beyond() -> None:

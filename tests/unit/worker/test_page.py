@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -47,10 +49,10 @@ def _image(header: dict[str, Any] | None = None, **changes: Any) -> PageImage:
         zones = AnalysisSettings(zone_score=True)
         changes = {"measurements": measure(masks, image.spacing, zones)} | changes
     analysed = analysed_image(image, masks, **changes)
-    return PageImage(ReportImage.of(analysed, Dataset()), overlay(analysed))
+    return PageImage(ReportImage.of(analysed, Dataset()), partial(overlay, analysed))
 
 
-def _texts(sheets: Sequence[Sheet]) -> list[str]:
+def _texts(sheets: Iterable[Sheet]) -> list[str]:
     return [text.get_text() for sheet in sheets for text in sheet.figure.texts]
 
 
@@ -75,7 +77,7 @@ def test_it_says_what_was_measured_by_what_and_on_what() -> None:
 def test_what_limits_the_figures_is_said() -> None:
     image = chest_image(spacing=None, orientation=Orientation(assumed=True))
     analysed = analysed_image(image, caveats=(Caveat.ONE_LUNG,))
-    said = _said(PageImage(ReportImage.of(analysed, Dataset()), overlay(analysed)))
+    said = _said(PageImage(ReportImage.of(analysed, Dataset()), partial(overlay, analysed)))
     assert CAVEAT_SENTENCES[Caveat.ONE_LUNG] in said
     assert "No pixel spacing: areas withheld." in said
     assert "Assumed: patient's left at the right of the image." in said
@@ -108,14 +110,14 @@ def test_a_revision_says_what_it_replaces() -> None:
 
 @pytest.mark.parametrize(("images", "pages"), [(1, 1), (2, 1), (3, 2)])
 def test_two_images_go_on_a_page(images: int, pages: int) -> None:
-    sheets = report_sheets([_image()] * images, UNANALYSED, STATEMENT)
+    sheets = list(report_sheets([_image()] * images, UNANALYSED, STATEMENT))
     assert len(sheets) == pages
     assert [len(sheet.figure.axes) for sheet in sheets] == [2] * (images // 2) + [1] * (images % 2)
     assert f"Page {pages} of {pages}" in _texts(sheets)
     assert "RECEIVED AND NOT ANALYSED, NOT IN THE FIGURES" in _texts(sheets[-1:])
 
 
-@pytest.mark.parametrize("images", [1, 2, 3])
+@pytest.mark.parametrize("images", [1, 2, 3, 21])
 @pytest.mark.parametrize("rest", [[], UNANALYSED], ids=["", "rest"])
 def test_no_text_lies_over_another_or_beyond_the_margin(
     images: int, rest: list[UnanalysedImage]
@@ -127,7 +129,9 @@ def test_no_text_lies_over_another_or_beyond_the_margin(
         "StudyDescription": "Chest " * 10,
         "AccessionNumber": "W" * 16,
     }
-    for sheet in report_sheets([_image(header, **FULL)] * images, rest, STATEMENT):
+    # Of many images the last sheet is the one that differs.
+    sheets = list(report_sheets([_image(header, **FULL)] * images, rest, STATEMENT))[-2:]
+    for sheet in sheets:
         sheet.figure.set_dpi(300)  # on a coarse grid letters are wider than on paper
         renderer = FigureCanvasAgg(sheet.figure).get_renderer()
         width, height = sheet.figure.bbox.width, sheet.figure.bbox.height
@@ -177,6 +181,27 @@ def test_names_are_shown_in_the_first_script_that_the_font_has(
 
 def test_signs_that_the_font_lacks_are_replaced_and_none_is_dropped() -> None:
     assert showable("Ü 山 Ж") == "Ü \ufffd Ж"
+
+
+@pytest.mark.parametrize("sign", ["\ufeff", "\u202e", "\u200b", "\u00ad"])
+def test_signs_that_nobody_sees_are_left_out(sign: str) -> None:
+    """A byte order mark breaks matplotlib's PDF, an override turns the writing round."""
+    assert showable(f"{sign}D{sign}oe") == "Doe"
+    image = _image({"PatientName": f"{sign}Doe^John", "SpecificCharacterSet": "ISO_IR 192"})
+    assert "Doe, John" in _texts(report_sheets([image], [], STATEMENT))
+    assert report_pdf([image], [], STATEMENT).startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize("rest", [[], UNANALYSED], ids=["", "rest"])
+def test_of_very_many_images_the_rest_is_counted(rest: list[UnanalysedImage]) -> None:
+    """Only the pictures that are drawn are read."""
+    image = _image()
+    unread = replace(image, picture=lambda: pytest.fail("not drawn"))
+    sheets = list(report_sheets([image] * 20 + [unread] * 3, rest, STATEMENT))
+    assert len(sheets) == 10
+    said = "3 more analysed images, see the structured report"
+    assert [said in _texts([sheet]) for sheet in sheets] == [False] * 9 + [True]
+    assert "highest of 23 analysed images" in " ".join(_texts(sheets))
 
 
 def test_lines_are_as_wide_as_their_room_at_most() -> None:

@@ -20,6 +20,7 @@ from pydicom.uid import (
 
 from models.reasons import Reason
 from worker import pixels
+from worker.codestream import check_stream
 from worker.errors import NotAnalysable
 from worker.types import ChestImage, SpacingBasis
 
@@ -124,6 +125,38 @@ def test_lut_data_may_be_words_of_bytes(bits: int) -> None:
     image = _image(VOILUTSequence=sequence)
     assert image.notes == ()
     assert _correlation(image.pixels, CHEST) > 0.98
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")  # pydicom's, of 3000000 entries
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+@pytest.mark.parametrize(
+    ("vr", "descriptor"),
+    [("UL", [3_000_000, 0, 16]), ("UL", [4096, 70000, 12]), ("SL", [4096, -40000, 16])],
+)
+def test_a_lut_that_no_descriptor_can_state_is_unusable(
+    keyword: str, vr: str, descriptor: list[int]
+) -> None:
+    """PS3.3 C.11.1.1: 65536 entries at most, the first value US or SS."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", vr, descriptor)
+    ramp = np.arange(descriptor[0]) % 65536
+    item.add_new("LUTData", "OW", ramp.astype("<u2").tobytes())
+    image = _image(**{keyword: Sequence([item])})
+    note = pixels.NOTE_MODALITY if keyword == "ModalityLUTSequence" else pixels.NOTE_PERCENTILES
+    assert note in image.notes
+    assert image.grey_scale.modality is None
+    assert np.array_equal(image.pixels, _image().pixels)
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "Columns"])
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEGExtended12Bit, JPEGLosslessSV1])
+def test_a_stream_of_another_size_than_declared_reaches_no_codec(keyword: str, syntax: str) -> None:
+    """Over some of them gdcm ends the whole process."""
+    ds = _compressed(syntax)
+    setattr(ds, keyword, 32767)
+    with pytest.raises(NotAnalysable) as raised:
+        check_stream(ds)
+    assert raised.value.reason is Reason.CORRUPT_PIXELS
 
 
 def test_a_good_window_needs_no_note() -> None:

@@ -1,5 +1,6 @@
 """worker.presentation: outlines, figures and grey scale over the radiograph."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,15 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
 from worker.equipment import to_bytes
-from worker.grey_scale import SIGMOID, GreyScale, LookupTable, Rescale, VoiTable, Window
+from worker.grey_scale import (
+    SIGMOID,
+    GreyScale,
+    LookupTable,
+    Percentiles,
+    Rescale,
+    VoiTable,
+    Window,
+)
 from worker.presentation import build_presentation_state
 from worker.segmentation import build_segmentation
 from worker.types import AnalysedImage, Caveat, LungMasks, ModelIdentity, Orientation
@@ -106,6 +115,14 @@ def test_rescale_and_window_are_copied() -> None:
     (voi,) = ds.SoftcopyVOILUTSequence
     assert (ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType) == (2.0, -100.5, "US")
     assert (voi.WindowCenter, voi.WindowWidth, voi.VOILUTFunction) == (900.0, 1200.0, "SIGMOID")
+
+
+@pytest.mark.parametrize("scale", [Percentiles(math.nan, 1.0), Percentiles(0.0, math.inf)])
+def test_a_window_beyond_all_numbers_is_left_out(scale: Percentiles) -> None:
+    """RescaleSlope 1e305 makes one."""
+    ds = _shown(GreyScale(Rescale(1e305, 0.0), scale))
+    assert ds.RescaleSlope == 1e305
+    assert "SoftcopyVOILUTSequence" not in ds
 
 
 @pytest.mark.parametrize(

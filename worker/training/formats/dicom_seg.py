@@ -16,9 +16,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import SegmentationStorage
 
 from worker import codes
+from worker.codestream import DECODE_ERRORS
 from worker.errors import NotAnalysable
 from worker.header import get_items, get_numbers, get_text, read_data_set
-from worker.pixels import DECODE_ERRORS
 from worker.training.formats.regions import Drawing, Region, check_size, region_of
 from worker.training.pictures import is_dicom
 from worker.types import Mask
