@@ -4,11 +4,12 @@ All take one standardised image (batch, 1, size, size) and give three logits
 (batch, 3, size, size): left lung, right lung, opacity (the patient's left).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from monai.networks.nets import BasicUNet, FlexibleUNet, UNet
+from torch.nn import functional
 
 from worker.efficientnet_lite import NAME as EFFICIENTNET_LITE
 from worker.preactivation_unet import OpacityWithLungs
@@ -62,22 +63,45 @@ def _keras_resnet18_unet(options: Mapping[str, Any]) -> torch.nn.Module:
 
 
 class Ensemble(torch.nn.Module):
-    """Members of one kind, whose probabilities are averaged; the mean is given as a logit."""
+    """Networks whose probabilities are averaged; the mean is given as a logit.
 
-    def __init__(self, members: Iterable[torch.nn.Module]) -> None:
+    Each sees the picture at the size that it has learned on, in pixels of the side.
+    """
+
+    def __init__(self, members: Iterable[torch.nn.Module], sizes: Sequence[int]) -> None:
         super().__init__()
         self.members = torch.nn.ModuleList(members)
+        self._sizes = tuple(sizes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits of the mean probabilities."""
-        found = torch.stack([member(images).float().sigmoid() for member in self.members])
+        pairs = zip(self.members, self._sizes, strict=True)
+        found = torch.stack([_at(member, size, images) for member, size in pairs])
         return found.mean(dim=0).logit(eps=_LOGIT_EPS)
 
 
+def _at(member: torch.nn.Module, size: int, images: torch.Tensor) -> torch.Tensor:
+    """Return a member's probabilities of pictures that have another size."""
+    shape = images.shape[-2:]
+    if shape != (size, size):
+        images = functional.interpolate(
+            images, (size, size), mode="bilinear", align_corners=False, antialias=True
+        )
+    found: torch.Tensor = member(images).float().sigmoid()
+    if found.shape[-2:] != shape:
+        found = functional.interpolate(found, shape, mode="bilinear", align_corners=False)
+    return found
+
+
+_TWO_SIZES: Final = tuple({"network": {"name": "basic-unet"}, "size": it} for it in (160, 224))
+
+
 def _ensemble(options: Mapping[str, Any]) -> torch.nn.Module:
-    chosen: dict[str, Any] = {"members": 2, "network": {"name": "basic-unet"}, **options}
-    member, count = chosen.pop("network"), chosen.pop("members")
-    return Ensemble((build_network(member) for _ in range(count)), **chosen)
+    members: Sequence[Mapping[str, Any]] = options.get("members", _TWO_SIZES)
+    return Ensemble(
+        (build_network(member["network"]) for member in members),
+        [int(member["size"]) for member in members],
+    )
 
 
 _BUILDERS: Final[dict[str, Callable[[Mapping[str, Any]], torch.nn.Module]]] = {

@@ -60,7 +60,7 @@ def train(
             jobs=jobs,
         )
         if cross_validate:
-            chosen = validate(production).validation.chosen_threshold
+            chosen = validate(production).chosen_threshold
             click.echo(f"wrote {production.folder}; threshold {chosen}")
             return
         bundle = produce(production)

@@ -34,6 +34,10 @@ class Pool(StrEnum):
     PHANTOM = "phantom"
 
 
+Size = Annotated[int, Field(ge=64, multiple_of=32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,25 +58,36 @@ class Stage(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     missed_cost: Annotated[float, Field(ge=1)] = 1.0
-    size: Annotated[int, Field(ge=64, multiple_of=32)] | None = None  # default: that of the recipe
+    size: Size | None = None  # default: that of the recipe
+
+
+class Member(_Section):
+    """What one network of several has for itself; the rest is the recipe's."""
+
+    size: Size
+    stages: tuple[Stage, ...]
+    whitened: Share = 0.0
 
 
 class TrainConfig(_Section):
-    """A whole recipe. The same recipe, data and machine give the same weights."""
+    """A whole recipe. The same recipe, data and machine give the same weights.
+
+    It has `stages`, or `members` that have them: then the model is the mean of several networks.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     version: str
     network: dict[str, Any]
     pretrained: Literal["efficientnet-lite0"] | None = None  # where its encoder starts from
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    size: Annotated[int, Field(ge=64, multiple_of=32)] = 256
+    stages: tuple[Stage, ...] = ()
+    members: tuple[Member, ...] = ()
+    size: Size = 256
     seed: Annotated[int, Field(ge=0)] = 0
     phantoms: Annotated[int, Field(ge=0)] = 200
     grafted: Annotated[int, Field(ge=0)] = 500
+    whitened: Share = 0.0  # of the grafted: a lung or a part of it turned white
     cleared: Annotated[int, Field(ge=0)] = 400
     folds: Annotated[int, Field(ge=2)] = 5
-    validated: bool = False  # the folds are trained beside it and choose its threshold
-    ensemble: bool = False  # the model is the mean of the networks of the folds
     mirrored: bool = False  # serving averages the picture and its mirror image
     normals_p90: Annotated[float, Field(gt=0)] = 10.0
     threads: Annotated[int, Field(ge=1)] = 2
@@ -80,15 +95,40 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _first_stage_stands_alone(self) -> Self:
-        first = self.stages[0]
-        blended = {Pool.GRAFTED, Pool.CLEARED} & set(first.shares)
-        if blended:
-            msg = f"the first stage has no teacher and cannot use {', '.join(sorted(blended))}"
+        if bool(self.stages) == bool(self.members) or not all(it.stages for it in self.members):
+            msg = "a recipe has stages, or members that have them, and not both"
             raise ValueError(msg)
-        if first.taught or not first.fresh:
-            msg = "the first stage has none before it: fresh must be true and taught false"
-            raise ValueError(msg)
+        for first in (part.stages[0] for part in self.members or (self,)):
+            blended = {Pool.GRAFTED, Pool.CLEARED} & set(first.shares)
+            if blended:
+                msg = f"the first stage has no teacher and cannot use {', '.join(sorted(blended))}"
+                raise ValueError(msg)
+            if first.taught or not first.fresh:
+                msg = "the first stage has none before it: fresh must be true and taught false"
+                raise ValueError(msg)
         return self
+
+    @property
+    def parts(self) -> tuple["TrainConfig", ...]:
+        """A recipe for each network: this one, or one per member."""
+        if not self.members:
+            return (self,)
+        return tuple(
+            self.model_copy(update={"members": (), **dict(member)}) for member in self.members
+        )
+
+    @property
+    def trained_size(self) -> int:
+        """The side of the square that the model takes, in pixels."""
+        return self.size if self.members else self.size_of(self.stages[-1])
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a bundle says of the network, as `worker.network.build_network` takes it."""
+        if not self.members:
+            return self.network
+        members = [{"network": self.network, "size": part.trained_size} for part in self.parts]
+        return {"name": "ensemble", "members": members}
 
     @property
     def sha256(self) -> str:

@@ -1,7 +1,6 @@
 """Every training patient predicted by a network that has not seen him, to choose the threshold by.
 
-The network that has seen all of them may be trained beside these. Opacity readings, lung readings
-and normals are divided by patient; the test part is not touched.
+Opacity readings, lung readings and normals are divided by patient; the test part is not touched.
 """
 
 from collections.abc import Sequence
@@ -41,31 +40,11 @@ def folds_of(material: Material, count: int) -> list[list[Case]]:
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the material: what is left out, and where its checkpoints lie.
+    """One division of the material: what is left out, and where its checkpoints lie."""
 
-    The whole material has no number and leaves nothing out.
-    """
-
-    number: int | None
+    number: int
     held: list[Case]
     work: Path | None
-
-    @property
-    def label(self) -> str:
-        """What the progress bar says."""
-        return "all patients" if self.number is None else f"fold {self.number}"
-
-
-@dataclass(frozen=True)
-class Folds:
-    """The networks of all folds, in their order, and what each found on those left out.
-
-    `whole` is the network of all patients, where it was asked for.
-    """
-
-    trained: tuple[Trained, ...]
-    validation: CrossValidation
-    whole: Trained | None = None
 
 
 def cross_validate(
@@ -75,59 +54,51 @@ def cross_validate(
     machine: Machine | None = None,
     work: Path | None = None,
     jobs: int = 1,
-    whole: bool = False,
-) -> Folds:
-    """Train `config.folds` networks and return them with what they find on the patients left out.
+) -> CrossValidation:
+    """Train the recipe `config.folds` times and return what is found on the patients left out.
 
-    With `whole` one more learns from all patients. `jobs` of them run at once, each with the
-    threads of the recipe; `work` keeps what is finished, so that a run that was cut goes on. Raises
-    RecipeError as `fit` does, ValueError when there are fewer patients with a reading of opacity
-    than folds.
+    `jobs` folds run at once, each with the threads of the recipe; `work` keeps what is finished, so
+    that a run that was cut goes on. Raises RecipeError as `fit` does, ValueError when there are
+    fewer patients with a reading of opacity than folds.
     """
     material = Material.of(cases)
     folds = [
         Fold(number, held, work and work / f"fold{number}")
         for number, held in enumerate(folds_of(material, config.folds))
     ]
-    if whole:
-        folds.append(Fold(None, [], work and work / "all"))
     run = partial(_run, config, material, machine)
     if jobs == 1:
         done = [run(fold) for fold in folds]
     else:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             done = list(pool.map(run, folds))
-    curves = tuple(curve for _, found in done for curve in found)
-    validation = CrossValidation(
+    curves = tuple(curve for found in done for curve in found)
+    return CrossValidation(
         folds=config.folds,
         seed=_DIVISION_SEED,
         recipe_sha256=config.sha256,
         curves=curves,
         chosen_threshold=choose(trade_off(curves), config.normals_p90).threshold,
     )
-    networks = [trained for trained, _ in done]
-    everyone = networks.pop() if whole else None
-    return Folds(tuple(networks), validation, everyone)
 
 
 def _run(
     config: TrainConfig, material: Material, machine: Machine | None, fold: Fold
-) -> tuple[Trained, list[CaseCurve]]:
+) -> list[CaseCurve]:
     trained = fit(
         config,
         material.without(fold.held),
         machine=machine,
         work=fold.work,
-        label=f"{fold.label}, ",
+        label=f"fold {fold.number}, ",
     )
-    title = f"{fold.label}, {len(fold.held)} pictures left out"
-    curves = [
+    title = f"fold {fold.number}, {len(fold.held)} pictures left out"
+    return [
         read_curve(
             probabilities(trained, case.pixels(), mirrored=config.mirrored), case, fold=fold.number
         )
         for case in track(fold.held, title)
     ]
-    return trained, curves
 
 
 @torch.inference_mode()

@@ -107,6 +107,37 @@ def clear(recipient: Chest, donor: Chest, random: np.random.Generator) -> Chest:
     return _shown(recipient, image, opacity)
 
 
+def whiten(recipient: Chest, random: np.random.Generator) -> Chest:
+    """Turn one lung, or its lower or upper part, as white as the body around it.
+
+    Dense consolidation takes the lung's border with the heart and the diaphragm away; readings of
+    such lungs are few, and a network that has not seen them calls them no lung or no opacity.
+    """
+    lung = recipient.side(_SIDES[int(random.integers(2))])
+    _, high = _levels(recipient)
+    mask = lung & _part(_box(lung), lung.shape, random)
+    softness = len(lung) * float(random.uniform(0.006, 0.025))
+    soft = ndimage.gaussian_filter(mask.astype(np.float32), softness)
+    weight = np.clip(1.15 * soft, 0.0, 1.0) * float(random.uniform(0.75, 1.0))
+    grain = ndimage.gaussian_filter(random.normal(size=lung.shape), len(lung) / 12)
+    level = high * random.uniform(0.75, 1.0) + 0.04 * grain / max(float(grain.std()), 1e-6)
+    image = recipient.image * (1.0 - weight) + level.astype(np.float32) * weight
+    return _shown(recipient, image, recipient.opacity | mask)
+
+
+def _part(box: Box, shape: tuple[int, ...], random: np.random.Generator) -> Mask:
+    """Return all rows, or those below or above a sloping line through the box."""
+    kept = random.random()
+    if kept < 0.4:  # noqa: PLR2004  two of five are white throughout
+        return np.ones(shape, bool)
+    top, bottom, first, last = box
+    rows, columns = np.indices(shape)
+    height = top + random.uniform(0.25, 0.75) * (bottom - top)
+    slope = random.uniform(-0.5, 0.5)
+    below: Mask = rows > height + slope * (columns - (first + last) / 2)
+    return below if kept < 0.8 else ~below  # noqa: PLR2004  two of five from below, one from above
+
+
 def stacked(blended: list[Chest]) -> Samples:
     """Return blended pictures as a pool; lungs are judged where a reader drew them."""
     images = np.stack([(chest.image * 255).round().astype(np.uint8) for chest in blended])

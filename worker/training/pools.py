@@ -15,7 +15,7 @@ from worker.preprocess import standardise
 from worker.training.cases import Case, apart_from, held_out
 from worker.training.config import Pool, Stage, TrainConfig
 from worker.training.datasets import Samples, load_cases, load_phantoms
-from worker.training.grafts import Chest, chests, clear, graft, stacked
+from worker.training.grafts import Chest, chests, clear, graft, stacked, whiten
 
 PHANTOM_TRAINING_SEED: Final = 1_000_000  # seeds below are for tests, demos and figures
 _GRAFTS_ON_NORMALS: Final = 0.8
@@ -141,7 +141,7 @@ def _taught(
     patients = chests(loaded[Pool.OPACITY]) if Pool.OPACITY in loaded else []
     others = chests(loaded[Pool.LUNGS]) if Pool.LUNGS in loaded else []
     if Pool.GRAFTED in stage.shares and config.grafted:
-        made[Pool.GRAFTED] = _grafted(normals, patients, config.grafted, random)
+        made[Pool.GRAFTED] = _grafted(normals, patients, config, random)
     if Pool.CLEARED in stage.shares and config.cleared:
         made[Pool.CLEARED] = _cleared(normals, patients, others, config.cleared, random)
     return made
@@ -163,12 +163,16 @@ def _with_lungs(samples: Samples, teacher: Teacher) -> Samples:
 
 
 def _grafted(
-    normals: list[Chest], patients: list[Chest], count: int, random: np.random.Generator
+    normals: list[Chest], patients: list[Chest], config: TrainConfig, random: np.random.Generator
 ) -> Samples:
     donors = [chest for chest in patients if chest.opacity.any()]
     _need(normals, donors)
     blended = []
-    for _ in range(count):
+    for _ in range(config.grafted):
+        if config.whitened and random.random() < config.whitened:
+            onto = normals if random.random() < 0.5 else patients  # noqa: PLR2004  half
+            blended.append(whiten(_one(onto, random), random))
+            continue
         onto = normals if random.random() < _GRAFTS_ON_NORMALS else patients
         blended.append(graft(_one(onto, random), _one(donors, random), random))
     return stacked(blended)

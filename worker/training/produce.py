@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worker.inference import Segmenter
-from worker.network import Ensemble
-from worker.registry import Bundle
+from worker.registry import BUNDLES, Bundle
 from worker.training.bundle import Recipe, write_bundle, write_metrics
 from worker.training.cases import load_manifest
 from worker.training.config import TrainConfig
-from worker.training.cross_validation import Folds, cross_validate
+from worker.training.cross_validation import cross_validate
 from worker.training.curves import CrossValidation, choose, plot_trade_off, trade_off
 from worker.training.datasets import licence_counts, manifest_sha256
 from worker.training.evaluate import measure, segment_with
@@ -62,97 +60,63 @@ class Production:
 
 
 def produce(production: Production) -> Bundle:
-    """Train, write the bundle and measure it on the test part.
+    """Train on the whole training part, write the bundle and measure it on the test part.
 
-    The model is one network trained on the whole training part or, as the recipe says, the mean of
-    the networks of the folds. The threshold is the one that a cross-validation of the same recipe
-    chose: one of this run if the recipe is `validated`, or one that lies in the folder. Raises
-    RecipeError, ManifestError as their makers do.
+    The threshold is the one that a cross-validation of the very same recipe chose: one whose
+    figures lie in the folder, or in the installed model of that name; 0.5 where there is none.
+    Raises RecipeError, ManifestError as their makers do.
     """
-    folder, made = production.folder, _made(production)
+    config, folder = production.config, production.folder
+    material = Material.of(load_manifest(production.data))
+    trained = fit(config, material, machine=production.machine, work=production.work / "all")
     validation = _validation_of(production)
-    _write_log(folder / "training.csv", made.losses)
-    plot_losses(folder / "docs" / "training.png", made.losses)
-    write_bundle(folder, made.network, _recipe(production, made, validation))
+    if validation is not None:
+        _show_validation(production, validation)
+    _write_log(folder / "training.csv", trained.losses)
+    plot_losses(folder / "docs" / "training.png", trained.losses)
+    write_bundle(folder, trained.network, _recipe(production, trained, validation))
     return _measured(production, validation)
 
 
-@dataclass(frozen=True)
-class Made:
-    """A trained network, how a bundle rebuilds it, and the losses of its stages."""
-
-    network: torch.nn.Module
-    described: dict[str, Any]
-    losses: tuple[tuple[float, ...], ...]
-
-    @classmethod
-    def of_one(cls, config: TrainConfig, trained: Trained) -> "Made":
-        """Take one network as it is."""
-        return cls(trained.network, config.network, trained.losses)
-
-    @classmethod
-    def of_folds(cls, config: TrainConfig, folds: Folds) -> "Made":
-        """Average the networks of the folds; the losses are the means over them."""
-        members = [trained.network for trained in folds.trained]
-        losses = tuple(
-            tuple(float(np.mean(steps)) for steps in zip(*stage, strict=True))
-            for stage in zip(*(trained.losses for trained in folds.trained), strict=True)
-        )
-        described = {"name": "ensemble", "members": len(members), "network": config.network}
-        return cls(Ensemble(members), described, losses)
-
-
-def _made(production: Production) -> Made:
-    config = production.config
-    if config.ensemble:
-        return Made.of_folds(config, validate(production))
-    if config.validated:
-        whole = validate(production, whole=True).whole
-    else:
-        material, work = Material.of(load_manifest(production.data)), production.work / "all"
-        whole = fit(config, material, machine=production.machine, work=work)
-    if whole is None:  # pragma: no cover  it was asked for
-        raise AssertionError
-    return Made.of_one(config, whole)
-
-
-def validate(production: Production, *, whole: bool = False) -> Folds:
-    """Cross-validate the recipe, write the curves into the bundle's folder, draw the trade-off.
-
-    With `whole` the network of all patients is trained beside the folds.
-    """
-    folds = cross_validate(
+def validate(production: Production) -> CrossValidation:
+    """Cross-validate the recipe, write the curves into the bundle's folder, draw the trade-off."""
+    found = cross_validate(
         production.config,
         load_manifest(production.data),
         machine=production.machine,
         work=production.work,
         jobs=production.jobs,
-        whole=whole,
     )
-    found, docs = folds.validation, production.folder / "docs"
+    _show_validation(production, found)
+    return found
+
+
+def _show_validation(production: Production, found: CrossValidation) -> None:
+    docs = production.folder / "docs"
     docs.mkdir(parents=True, exist_ok=True)
     found.write(production.folder)
     points = trade_off(found.curves)
     chosen = choose(points, production.config.normals_p90)
     title = f"{found.folds}-fold cross-validation"
     plot_trade_off(points, docs / "trade-off.png", chosen, title)
-    return folds
 
 
 def _validation_of(production: Production) -> CrossValidation | None:
-    """Return the cross-validation in the bundle's folder, if it is of this very recipe."""
-    found = CrossValidation.read(production.folder)
-    return found if found and found.recipe_sha256 == production.config.sha256 else None
+    for folder in (production.folder, BUNDLES / production.config.name):
+        found = CrossValidation.read(folder)
+        if found is not None and found.recipe_sha256 == production.config.sha256:
+            return found
+    return None
 
 
-def _recipe(production: Production, made: Made, validation: CrossValidation | None) -> Recipe:
+def _recipe(production: Production, made: Trained, validation: CrossValidation | None) -> Recipe:
     config = production.config
     material = Material.of(load_manifest(production.data))
     return Recipe(
         name=config.name,
         version=config.version,
-        network=made.described,
-        input_size=config.size_of(config.stages[-1]),
+        network=config.described,
+        input_size=config.trained_size,
         data_manifest_sha256=manifest_sha256(production.data),
         picture_licences=licence_counts(material.cases),
         training=_stages(config, made.losses),
@@ -166,15 +130,16 @@ def _recipe(production: Production, made: Made, validation: CrossValidation | No
 
 def _stages(config: TrainConfig, losses_: tuple[tuple[float, ...], ...]) -> list[dict[str, Any]]:
     """Return what the metadata says of each stage."""
+    run = [(part, stage) for part in config.parts for stage in part.stages]
     return [
         {
             "steps": len(losses),
             "shares": {str(pool): count for pool, count in stage.shares.items()},
             "learning_rate": stage.learning_rate,
-            "size": config.size_of(stage),
+            "size": part.size_of(stage),
             "final_loss": round(float(np.mean(losses[-_LOG_EVERY:])), 4),
         }
-        for stage, losses in zip(config.stages, losses_, strict=True)
+        for (part, stage), losses in zip(run, losses_, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worker.network import build_network
+from worker.network import Ensemble, build_network
 from worker.training.config import Stage, TrainConfig
 from worker.training.datasets import Samples
 from worker.training.fit import Loop, Machine
@@ -25,7 +25,7 @@ _CHECKPOINT: Final = "stage{}.checkpoint.pt"
 
 @dataclass(frozen=True)
 class Trained:
-    """The averaged network of the last stage and how it came about."""
+    """The averaged network of the last stage, or the mean of several, and how it came about."""
 
     network: torch.nn.Module
     size: int
@@ -46,12 +46,35 @@ def fit(
     work: Path | None = None,
     label: str = "",
 ) -> Trained:
-    """Run every stage on the material and return the last network.
+    """Run every stage on the material and return the last network, or the mean of all members'.
 
     `work` is a folder for checkpoints and finished stages: what lies there is gone on from.
     Raises RecipeError when a stage finds none of its pictures.
     """
     torch.set_num_threads(config.threads)
+    if not config.members:
+        return _fit_one(config, material, machine, work, label)
+    made = [
+        _fit_one(
+            part,
+            material,
+            machine,
+            work and work / f"member{number}",
+            f"{label}network {number + 1}, ",
+        )
+        for number, part in enumerate(config.parts)
+    ]
+    return Trained(
+        Ensemble([it.network for it in made], [it.size for it in made]).eval(),
+        config.trained_size,
+        tuple(losses for it in made for losses in it.losses),
+        sum(it.seconds for it in made),
+    )
+
+
+def _fit_one(
+    config: TrainConfig, material: Material, machine: Machine | None, work: Path | None, label: str
+) -> Trained:
     started = time.monotonic()
     trained: Trained | None = None
     losses: list[tuple[float, ...]] = []

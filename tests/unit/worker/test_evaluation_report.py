@@ -128,8 +128,11 @@ def test_the_report_shows_its_pictures_and_says_what_is_missing(report: Path) ->
 
 def test_a_mean_of_networks_is_called_so() -> None:
     assert _network({"name": "unet", "dropout": 0.1}) == "unet"
-    several = {"name": "ensemble", "members": 5, "network": {"name": "basic-unet"}}
-    assert _network(several) == "mean of 5 x basic-unet"
+    members = [{"network": {"name": "basic-unet"}, "size": size} for size in (160, 224)]
+    assert (
+        _network({"name": "ensemble", "members": members})
+        == "mean of basic-unet at 160 pixels and basic-unet at 224 pixels"
+    )
 
 
 def test_every_target_has_a_verdict(report: Path) -> None:

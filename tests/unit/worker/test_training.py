@@ -42,11 +42,9 @@ size = 64
 phantoms = 3
 folds = 2
 threads = 1
+network = { name = "basic-unet", features = [4, 4, 8, 8, 8, 4] }
 """
-TINY_STAGES = """[network]
-name = "basic-unet"
-features = [4, 4, 8, 8, 8, 4]
-[[stages]]
+TINY_STAGES = """[[stages]]
 steps = 12
 [stages.shares]
 opacity = 2
@@ -179,7 +177,8 @@ def test_a_stage_without_its_pictures_is_refused() -> None:
     ("text", "wrong"),
     [
         ("name = ", "no readable TOML"),
-        ('name = "Big Name"\nversion = "1"\nstages = []\n[network]\n', "name:.*stages:"),
+        ('name = "Big Name"\nversion = "1"\nsize = 7\n[network]\n', "name:.*size:"),
+        ('name = "a"\nversion = "1"\n[network]\n', "stages, or members"),
         (
             'name = "a"\nversion = "1"\n[network]\n[[stages]]\nsteps = 1\n[stages.shares]\nx = 1\n',
             "stages.0.shares.x",
@@ -344,19 +343,20 @@ def test_the_shipped_model_finds_the_lungs_of_a_real_radiograph(cases: list[Case
 
 
 @needs_data
-@pytest.mark.parametrize("kind", ["", "validated = true", "ensemble = true"])
-def test_train_and_cross_validate_by_the_command(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("sizes", [[], [64, 96]])
+def test_train_and_cross_validate_by_the_command(tmp_path: Path, sizes: list[int]) -> None:
     path = tmp_path / "tiny.toml"
-    path.write_text(f"{TINY}{kind}\n{TINY_STAGES}", "utf-8")
+    stages = TINY_STAGES.replace("stages", "members.stages")
+    members = "".join(f"[[members]]\nsize = {size}\n{stages}" for size in sizes)
+    path.write_text(TINY + (members or TINY_STAGES), "utf-8")
     small = small_data(tmp_path / "data")
     arguments = ["--config", str(path), "--data", str(small), "--out", str(tmp_path / "out")]
-    if not kind:
-        folds = CliRunner().invoke(train_command, [*arguments, "--cross-validate"])
-        assert folds.exit_code == 0, folds.output
+    folds = CliRunner().invoke(train_command, [*arguments, "--cross-validate"])
+    assert folds.exit_code == 0, folds.output
     run = CliRunner().invoke(train_command, [*arguments, "--device", "cpu"])
     assert run.exit_code == 0, run.output
     bundle = find_bundle("tiny", [tmp_path / "out"])
-    assert (bundle.metadata.network["name"] == "ensemble") == kind.startswith("ensemble")
+    assert [it["size"] for it in bundle.metadata.network.get("members", [])] == sizes
     validation = json.loads((bundle.folder / "cross_validation.json").read_text("utf-8"))
     assert bundle.metadata.threshold.opacity == validation["chosen_threshold"]
     assert {curve["fold"] for curve in validation["curves"]} == {0, 1}

@@ -85,10 +85,12 @@ def _head(evaluation: Evaluation) -> str:
 
 
 def _network(config: Mapping[str, Any]) -> str:
-    """Return the name of a network; of a mean of several, how many and of what kind."""
-    if "members" not in config:
+    """Return the name of a network; of a mean of several, each with its size."""
+    members = config.get("members")
+    if members is None:
         return str(config["name"])
-    return f"mean of {config['members']} x {_network(config['network'])}"
+    each = [f"{_network(member['network'])} at {member['size']} pixels" for member in members]
+    return f"mean of {' and '.join(each)}"
 
 
 def _summary(evaluation: Evaluation) -> str:
