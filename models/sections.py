@@ -179,8 +179,8 @@ class DeliverySettings(_Section):
     commitment_timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0  # then asked again
 
 
-class CommitmentPeerSettings(_Section):
-    """Where a sender takes the answers to its questions for Storage Commitment."""
+class RemoteAESettings(_Section):
+    """An AE that we call for others: for a Storage Commitment answer, or as a Move Destination."""
 
     ae_title: AETitle
     host: str
@@ -196,9 +196,9 @@ class CommitmentProviderSettings(_Section):
 
     enabled: bool = False
     calling_aets: tuple[AETitle, ...] = ()  # empty: every peer
-    peers: tuple[CommitmentPeerSettings, ...] = ()
+    peers: tuple[RemoteAESettings, ...] = ()
 
-    def peer(self, ae_title: str) -> CommitmentPeerSettings | None:
+    def peer(self, ae_title: str) -> RemoteAESettings | None:
         """Return where to answer an AE that may ask; None when it may not, or has no address."""
         if not self.enabled or (self.calling_aets and ae_title not in self.calling_aets):
             return None
@@ -213,24 +213,12 @@ class CommitmentProviderSettings(_Section):
         return self
 
 
-class MoveDestinationSettings(_Section):
-    """An AE that C-MOVE may send to, beside the receivers of results."""
-
-    ae_title: AETitle
-    host: str
-    port: Annotated[int, Field(ge=1, le=65535)]
-    tls: bool = False  # as for destinations
-
-    def __str__(self) -> str:
-        return f"{self.ae_title}@{self.host}:{self.port}"
-
-
 class QueryRetrieveSettings(_Section):
     """The Query/Retrieve SCP."""
 
     enabled: bool = False
     calling_aets: tuple[AETitle, ...] = ()  # who may query and retrieve; never everybody
-    move_destinations: tuple[MoveDestinationSettings, ...] = ()
+    move_destinations: tuple[RemoteAESettings, ...] = ()
     max_results: Annotated[int, Field(ge=1, le=10_000)] = 1000  # entities or objects per request
     max_files: Annotated[int, Field(ge=1)] = 10_000  # opened per query, for what no row has
 

@@ -19,16 +19,15 @@ from pydantic_settings import (
 from models.sections import (
     AnalysisSettings,
     Captures,
-    CommitmentPeerSettings,
     CommitmentProviderSettings,
     DecodeSettings,
     DeliverySettings,
     DestinationSettings,
     DicomSettings,
     DispatchSettings,
-    MoveDestinationSettings,
     ObjectSettings,
     QueryRetrieveSettings,
+    RemoteAESettings,
     RuleSettings,
     ShadowSettings,
     WebSettings,
@@ -86,9 +85,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _receivers_over_tls_can_be_verified(self) -> Self:
-        receivers: tuple[
-            DestinationSettings | CommitmentPeerSettings | MoveDestinationSettings, ...
-        ] = (
+        receivers: tuple[DestinationSettings | RemoteAESettings, ...] = (
             *self.destinations,
             *self.commitment_provider.peers,
             *self.query_retrieve.move_destinations,

@@ -26,7 +26,7 @@ from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.commitment import CommitmentOrder
-from models.sections import CommitmentPeerSettings
+from models.sections import RemoteAESettings
 from models.session import Database
 from models.settings import Settings
 from models.states import EventReportState
@@ -37,9 +37,7 @@ log = logging.getLogger(__name__)
 class Reporter:
     """Answers one peer; `step` answers one question."""
 
-    def __init__(
-        self, settings: Settings, database: Database, peer: CommitmentPeerSettings
-    ) -> None:
+    def __init__(self, settings: Settings, database: Database, peer: RemoteAESettings) -> None:
         self._settings = settings
         self._delivery = settings.delivery
         self._database = database

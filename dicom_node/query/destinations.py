@@ -7,7 +7,7 @@ from typing import Self
 from dicom_node.errors import UnknownDestinationError
 from dicom_node.senders.base import Receiver
 from dicom_node.senders.cstore import CStoreSender
-from models.sections import DestinationSettings, MoveDestinationSettings
+from models.sections import DestinationSettings, RemoteAESettings
 from models.settings import Settings
 
 
@@ -25,7 +25,7 @@ class MoveDestinations:
         One set for C-MOVE takes the place of a receiver with its title; the first of two receivers
         of results counts.
         """
-        every: list[DestinationSettings | MoveDestinationSettings] = [
+        every: list[DestinationSettings | RemoteAESettings] = [
             *reversed(settings.destinations),
             *settings.query_retrieve.move_destinations,
         ]
