@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from pynetdicom.events import Event
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.access import AllowList, address_of
+from dicom_node.access import AllowList
 from dicom_node.contexts import STORAGE_CLASSES
 from dicom_node.errors import (
     ClassNotStorableError,
@@ -19,11 +19,12 @@ from dicom_node.errors import (
 )
 from dicom_node.header import read_identity
 from dicom_node.intake import drop_if_extra, record_instance
+from dicom_node.peer import audit, peer_of
 from dicom_node.receive import ReceivedFile, Reception, data_set_offset
 from dicom_node.spool import Spool
 from dicom_node.status import SUCCESS, store_status
 from dicom_node.types import Peer, SpooledInstance, StoreRequest
-from models.audit import AuditAction, record
+from models.audit import AuditAction
 from models.files import sha256_of
 from models.session import Database
 from models.settings import Settings
@@ -31,7 +32,6 @@ from models.states import StoreOutcome
 
 if TYPE_CHECKING:
     from pynetdicom.dimse_primitives import C_STORE
-    from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Handlers:
 
     def on_requested(self, event: Event) -> None:
         """Reject an AE title from an address not its own, and everybody while the disk is full."""
-        peer = _peer(event)
+        peer = peer_of(event.assoc)
         if not AllowList.of(self.settings.dicom).admits_as(
             peer.calling_aet, event.assoc.requestor.address
         ):
@@ -103,7 +103,7 @@ class Handlers:
             received.discard()
 
     def _store(self, event: Event, received: ReceivedFile) -> StoreOutcome:
-        peer = _peer(event)
+        peer = peer_of(event.assoc)
         self._authorise(peer)
         request = _store_request(event)
         received.sync()
@@ -137,20 +137,16 @@ class Handlers:
     def _audit(
         self, event: Event, action: AuditAction, outcome: str, status: int | None = None
     ) -> None:
-        peer = _peer(event)
-        try:
-            with self.database.write() as session:
-                record(
-                    session,
-                    action,
-                    outcome,
-                    calling_aet=peer.calling_aet,
-                    called_aet=peer.called_aet,
-                    peer=peer.address,
-                    status=status,
-                )
-        except Exception:
-            log.exception("audit event %s could not be written", action.value)
+        peer = peer_of(event.assoc)
+        audit(
+            self.database,
+            action,
+            outcome,
+            calling_aet=peer.calling_aet,
+            called_aet=peer.called_aet,
+            peer=peer.address,
+            status=status,
+        )
 
 
 def _store_request(event: Event) -> StoreRequest:
@@ -182,14 +178,3 @@ def _log_refusal(error: Exception, status: int) -> None:
         log.error("C-STORE answered 0x%04X: %s", status, text)
     else:
         log.error("C-STORE answered 0x%04X", status, exc_info=error)
-
-
-def _peer(event: Event) -> Peer:
-    """Return who sends; AE titles cut to 16 characters as PS3.5 6.2 has them."""
-    requestor = event.assoc.requestor
-    primitive = cast("A_ASSOCIATE", requestor.primitive)
-    return Peer(
-        calling_aet=str(primitive.calling_ae_title).strip()[:16],
-        called_aet=str(primitive.called_ae_title).strip()[:16],
-        address=f"{address_of(requestor.address)}:{requestor.port}",
-    )

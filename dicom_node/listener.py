@@ -16,12 +16,13 @@ from dicom_node.commitment.handlers import commitment_contexts, commitment_event
 from dicom_node.contexts import ACCEPTED
 from dicom_node.errors import StartError
 from dicom_node.handlers import Handlers
+from dicom_node.peer import audit
 from dicom_node.query.service import query_contexts, query_services, with_roles
 from dicom_node.receive import Reception
 from dicom_node.server import CUT_SECONDS, Admission, NodeServer
 from dicom_node.spool import Spool
 from dicom_node.tls import Refusal, ServerCredentials
-from models.audit import AuditAction, record
+from models.audit import AuditAction
 from models.sections import DicomSettings
 from models.session import Database
 from models.settings import Settings
@@ -155,17 +156,9 @@ class Listener:
 
 def _audit_refusal(database: Database, refusal: Refusal, peer: str) -> None:
     """Record a connection that was refused before anything of DICOM was read."""
-    try:
-        with database.write() as session:
-            record(
-                session,
-                AuditAction.CONNECTION_REFUSED,
-                refusal.outcome,
-                peer=peer,
-                details={"reason": refusal.detail} if refusal.detail else {},
-            )
-    except Exception:
-        log.exception("audit event connection_refused could not be written")
+    details = {"reason": refusal.detail} if refusal.detail else {}
+    action = AuditAction.CONNECTION_REFUSED
+    audit(database, action, refusal.outcome, peer=peer, details=details)
 
 
 def run(settings: Settings, database: Database, stop: threading.Event) -> None:

@@ -69,13 +69,7 @@ def plan_deliveries(session: Session, settings: Settings, study: Study) -> bool:
         return False
     results = _reported(session, study)
     planned = _plan(session, settings, results) + plan_notes(session, settings, study)
-    record(
-        session,
-        AuditAction.DELIVERIES_PLANNED,
-        "planned",
-        study_instance_uid=study.study_instance_uid,
-        details={"artifacts": len(results), "deliveries": planned},
-    )
+    _record_planned(session, study, "planned", len(results), planned)
     return True
 
 
@@ -134,13 +128,7 @@ def plan_segmentations(session: Session, settings: Settings, study: Study) -> in
     ).all()
     planned = _plan(session, settings, results) + plan_notes(session, settings, study)
     if planned:
-        record(
-            session,
-            AuditAction.DELIVERIES_PLANNED,
-            "planned without report",
-            study_instance_uid=study.study_instance_uid,
-            details={"artifacts": len(results), "deliveries": planned},
-        )
+        _record_planned(session, study, "planned without report", len(results), planned)
     return planned
 
 
@@ -227,13 +215,20 @@ def plan_substitute(session: Session, refused: Delivery) -> None:
     ).all()
     planned = _make_due(session, refused.destination_id, captures)
     if planned:
-        record(
-            session,
-            AuditAction.DELIVERIES_PLANNED,
-            "planned",
-            study_instance_uid=artifact.analysis.instance.series.study.study_instance_uid,
-            details={"artifacts": planned, "deliveries": planned},
-        )
+        study = artifact.analysis.instance.series.study
+        _record_planned(session, study, "planned", planned, planned)
+
+
+def _record_planned(
+    session: Session, study: Study, outcome: str, artifacts: int, deliveries: int
+) -> None:
+    record(
+        session,
+        AuditAction.DELIVERIES_PLANNED,
+        outcome,
+        study_instance_uid=study.study_instance_uid,
+        details={"artifacts": artifacts, "deliveries": deliveries},
+    )
 
 
 def delivered_studies(session: Session, settings: Settings) -> Sequence[int]:

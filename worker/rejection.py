@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from models.identity import DEVICE_SERIAL_NUMBER, MANUFACTURER, NODE_MODEL_NAME
 from models.reasons import SENTENCES, Reason
 from worker import codes
-from worker.equipment import ObjectContext, finish, node_equipment
+from worker.equipment import ObjectContext, content_arguments, finish, node_equipment
 
 _DESCRIPTION: Final = "AI results of a rejected image. {} Research use only, not for diagnosis."
 
@@ -50,8 +50,7 @@ def build_rejection_note(
             series_number=context.objects.ko_series_number,
             instance_number=number,
             series_description=context.objects.ko_series_description,
-            content_date=context.created.date(),
-            content_time=context.created.time(),
+            **content_arguments(context),
             series_date=context.created.date(),
             series_time=context.created.time(),
             **node_equipment(context),

@@ -30,13 +30,13 @@ from dicom_node.errors import (
     UnknownEventError,
     WrongSopInstanceError,
 )
+from dicom_node.peer import peer_of
 from models.session import Database
 from models.settings import Settings
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
-    from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class CommitmentHandlers:
         status = _answer("N-ACTION", lambda: self._take_question(event))
         if status != SUCCESS:
             try:
-                record_refusal(self.database, _calling_aet(event), status)
+                record_refusal(self.database, peer_of(event.assoc).calling_aet, status)
             except Exception:
                 log.exception("audit event commitment_asked could not be written")
         return status, None
@@ -103,7 +103,7 @@ class CommitmentHandlers:
             msg = "the Action Type ID is none of the Push Model"
             raise UnknownActionError(msg)
         question = decode_question(_data_set(lambda: event.action_information))
-        accept_order(self.database, self.settings, _calling_aet(event), question)
+        accept_order(self.database, self.settings, peer_of(event.assoc).calling_aet, question)
 
 
 def _answer(name: str, take: Callable[[], None]) -> int:
@@ -133,9 +133,3 @@ def _data_set(read: "Callable[[], Dataset]") -> "Dataset":
     except Exception as error:
         msg = "the message has no data set that can be read"
         raise MalformedCommitmentError(msg) from error
-
-
-def _calling_aet(event: Event) -> str:
-    """Return who asks; cut to 16 characters as PS3.5 6.2 has them."""
-    primitive = cast("A_ASSOCIATE", event.assoc.requestor.primitive)
-    return str(primitive.calling_ae_title).strip()[:16]

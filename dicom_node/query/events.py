@@ -6,13 +6,12 @@ the last two once per study, since an event speaks of one patient.
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_FIND
-from pynetdicom.pdu_primitives import A_ASSOCIATE
 from sqlalchemy import select
 
+from dicom_node.peer import peer_of
 from dicom_node.query.exchange import Exchange, SubOperations
 from dicom_node.query.keys import Query, Selection
 from dicom_node.query.retrieve import StoredObject
@@ -22,15 +21,8 @@ from models.session import Database
 
 log = logging.getLogger(__name__)
 
-_TITLE: Final = 16  # PS3.5 6.2, VR AE
 _STUDY: Final = "StudyInstanceUID"
 _MAX_TEXT: Final = 1024  # characters of one key's values in an event
-
-
-def calling_aet(assoc: Association) -> str:
-    """Return the title by which the peer called."""
-    primitive = cast("A_ASSOCIATE", assoc.requestor.primitive)
-    return str(primitive.calling_ae_title).strip()[:_TITLE]
 
 
 class QueryLog:
@@ -39,12 +31,11 @@ class QueryLog:
     def __init__(self, database: Database, exchange: Exchange) -> None:
         self._database = database
         self._is_query = isinstance(exchange.request, C_FIND)
-        assoc = exchange.assoc
-        primitive = cast("A_ASSOCIATE", assoc.requestor.primitive)
+        peer = peer_of(exchange.assoc)
         self._peer: dict[str, Any] = {
-            "calling_aet": calling_aet(assoc),
-            "called_aet": str(primitive.called_ae_title).strip()[:_TITLE],
-            "peer": f"{assoc.requestor.address}:{assoc.requestor.port}",
+            "calling_aet": peer.calling_aet,
+            "called_aet": peer.called_aet,
+            "peer": peer.address,
         }
         self._details: dict[str, Any] = {"service": exchange.name}
         self._patient: dict[str, Any] | None = None

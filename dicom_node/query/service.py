@@ -22,8 +22,9 @@ from dicom_node.errors import (
     QueryNotAuthorisedError,
     QueryOperationError,
 )
+from dicom_node.peer import peer_of
 from dicom_node.query.destinations import MoveDestinations
-from dicom_node.query.events import QueryLog, calling_aet
+from dicom_node.query.events import QueryLog
 from dicom_node.query.exchange import Exchange, Request, SubOperations
 from dicom_node.query.find import find
 from dicom_node.query.held import Holdings
@@ -97,7 +98,7 @@ class QueryRetrieve:
 
     def _authorise(self, exchange: Exchange) -> None:
         """Raise QueryNotAuthorisedError or QueryOperationError unless the peer may ask this."""
-        if calling_aet(exchange.assoc) not in self._settings.calling_aets:
+        if peer_of(exchange.assoc).calling_aet not in self._settings.calling_aets:
             msg = "this AE title may not query: query_retrieve.calling_aets"
             raise QueryNotAuthorisedError(msg)
         sop_class = exchange.context.abstract_syntax
@@ -138,7 +139,7 @@ class QueryRetrieve:
                 exchange, events, objects, lambda each, number: store(exchange.assoc, each, number)
             )
             return
-        originator = Originator(calling_aet(exchange.assoc), cast("int", request.MessageID))
+        originator = Originator(peer_of(exchange.assoc).calling_aet, cast("int", request.MessageID))
         with move_association(self._destinations.sender, receiver, objects) as assoc:
             self._transfer(
                 exchange,
