@@ -2,9 +2,9 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final
 
+from pynetdicom.association import Association
 from pynetdicom.events import Event
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,24 +14,24 @@ from dicom_node.errors import (
     ClassNotStorableError,
     DataSetMismatchError,
     NotAuthorisedError,
+    NotUnderstoodError,
     SpoolFullError,
     StoreError,
 )
-from dicom_node.header import read_identity
-from dicom_node.intake import drop_if_extra, record_instance
+from dicom_node.header import identity_of
+from dicom_node.intake import drop_if_extra
+from dicom_node.pdu import StoreCommand
 from dicom_node.peer import audit, peer_of
-from dicom_node.receive import ReceivedFile, Reception, data_set_offset
+from dicom_node.reader import StoreReader
+from dicom_node.receive import ReceivedFile, Reception
+from dicom_node.recorder import Recorder
 from dicom_node.spool import Spool
 from dicom_node.status import SUCCESS, store_status
 from dicom_node.types import Peer, SpooledInstance, StoreRequest
 from models.audit import AuditAction
-from models.files import sha256_of
 from models.session import Database
 from models.settings import Settings
 from models.states import StoreOutcome
-
-if TYPE_CHECKING:
-    from pynetdicom.dimse_primitives import C_STORE
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Handlers:
     database: Database
     spool: Spool
     reception: Reception
+    recorder: Recorder
 
     def on_requested(self, event: Event) -> None:
         """Reject an AE title from an address not its own, and everybody while the disk is full."""
@@ -67,64 +68,61 @@ class Handlers:
     def _reject(self, event: Event, answer: tuple[int, int, int], outcome: str) -> None:
         event.assoc.acse.send_reject(*answer)
         event.assoc.is_rejected = True
-        self._audit(event, AuditAction.ASSOCIATION_REJECTED, outcome)
+        self._audit(event.assoc, AuditAction.ASSOCIATION_REJECTED, outcome)
         event.assoc.kill()
 
     def on_rejected(self, event: Event) -> None:
         """Record an association that pynetdicom refused (AE titles, association limit)."""
-        self._audit(event, AuditAction.ASSOCIATION_REJECTED, "refused")
+        self._audit(event.assoc, AuditAction.ASSOCIATION_REJECTED, "refused")
 
-    def on_conn_close(self, event: Event) -> None:
-        """Remove what a broken association left half received."""
-        if self.reception.forget(event.assoc.dul):
-            log.warning("connection closed in the middle of a data set")
+    def on_conn_open(self, event: Event) -> None:
+        """Read for the new association: its C-STOREs come to `store`."""
+        StoreReader(event.assoc, self.reception, self.store).attach()
 
     def on_c_echo(self, _event: Event) -> int:
         """Answer verification."""
         return SUCCESS
 
-    def on_c_store(self, event: Event) -> int:
-        """Store one object; 0x0000 only when file and rows are durable."""
+    def store(
+        self, assoc: Association, command: StoreCommand, received: ReceivedFile | None
+    ) -> int:
+        """Store one object and return the status: 0x0000 only when file and rows are durable."""
         try:
-            outcome = self._receive(event)
+            outcome = self._store(assoc, command, received)
         except Exception as error:  # noqa: BLE001  the edge: every failure becomes a status
             status = store_status(error)
             _log_refusal(error, status)
-            self._audit(event, AuditAction.INSTANCE_REFUSED, type(error).__name__, status)
+            action = AuditAction.INSTANCE_REFUSED
+            self._audit(assoc, action, type(error).__name__, status)
             return status
         log.info("C-STORE %s", outcome.value)
         return SUCCESS
 
-    def _receive(self, event: Event) -> StoreOutcome:
-        received = self.reception.take(event.dataset_path)
-        try:
-            return self._store(event, received)
-        finally:
-            received.discard()
-
-    def _store(self, event: Event, received: ReceivedFile) -> StoreOutcome:
-        peer = peer_of(event.assoc)
+    def _store(
+        self, assoc: Association, command: StoreCommand, received: ReceivedFile | None
+    ) -> StoreOutcome:
+        peer = peer_of(assoc)
         self._authorise(peer)
-        request = _store_request(event)
-        received.sync()
+        request = _store_request(assoc, command)
+        if received is None:
+            msg = "the C-STORE command has no data set"
+            raise NotUnderstoodError(msg)
         self.spool.require_room()
-        path = Path(received.name)
-        offset = data_set_offset(path)
-        identity = read_identity(path, offset, request)
-        digest = sha256_of(path, offset)
-        key = self.spool.adopt(path)
+        identity = identity_of(received, request)
+        received.sync()
+        key = self.spool.adopt(received.path)
         spooled = SpooledInstance(
             storage_key=key,
             path=self.spool.path(key),
             identity=identity,
             transfer_syntax_uid=request.transfer_syntax_uid,
-            data_set_sha256=digest,
+            data_set_sha256=received.data_set_sha256,
             size_bytes=received.size,
             peer=peer,
         )
         # If the commit fails after it took effect (connection lost at the answer), a row may point
         # to this file: it stays, and the orphan sweep settles it either way.
-        outcome = record_instance(self.database, self.settings, spooled)
+        outcome = self.recorder.record(spooled)
         drop_if_extra(self.database, self.spool, key, outcome)
         return outcome
 
@@ -135,9 +133,9 @@ class Handlers:
             raise NotAuthorisedError(msg)
 
     def _audit(
-        self, event: Event, action: AuditAction, outcome: str, status: int | None = None
+        self, assoc: Association, action: AuditAction, outcome: str, status: int | None = None
     ) -> None:
-        peer = peer_of(event.assoc)
+        peer = peer_of(assoc)
         audit(
             self.database,
             action,
@@ -149,26 +147,25 @@ class Handlers:
         )
 
 
-def _store_request(event: Event) -> StoreRequest:
+def _store_request(assoc: Association, command: StoreCommand) -> StoreRequest:
     """Return what the command says of its data set.
 
     Raises DataSetMismatchError when its SOP Class is not the abstract syntax of its presentation
     context (PS3.8 9.3.2.2.1: a context has one), ClassNotStorableError when
     the context is the one for C-ECHO.
     """
-    command = cast("C_STORE", event.request)
-    request = StoreRequest(
-        sop_class_uid=str(command.AffectedSOPClassUID),
-        sop_instance_uid=str(command.AffectedSOPInstanceUID),
-        transfer_syntax_uid=str(event.context.transfer_syntax),
-    )
-    if request.sop_class_uid != str(event.context.abstract_syntax):
+    context = assoc._accepted_cx[command.context_id]  # noqa: SLF001  no public name
+    if command.sop_class_uid != str(context.abstract_syntax):
         msg = "the SOP Class of the C-STORE command is not that of its presentation context"
         raise DataSetMismatchError(msg)
-    if request.sop_class_uid not in STORAGE_CLASSES:
+    if command.sop_class_uid not in STORAGE_CLASSES:
         msg = "C-STORE in a presentation context of another service"
         raise ClassNotStorableError(msg)
-    return request
+    return StoreRequest(
+        sop_class_uid=command.sop_class_uid,
+        sop_instance_uid=command.sop_instance_uid,
+        transfer_syntax_uid=str(context.transfer_syntax[0]),
+    )
 
 
 def _log_refusal(error: Exception, status: int) -> None:

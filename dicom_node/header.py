@@ -4,6 +4,7 @@ All of it is a peer's text and may be hostile: elements may claim lengths far be
 thousands deep, or inflate without end.
 """
 
+import contextlib
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.errors import DataSetMismatchError, NotUnderstoodError
+from dicom_node.receive import ReceivedFile
 from dicom_node.types import Identity, StoreRequest
 
 _LAST_TAG: Final = 0x0020000E  # Series Instance UID; everything below is in front of it
@@ -105,13 +107,42 @@ def _uid(ds: Dataset, keyword: str) -> str:
     return text
 
 
+def identity_of(received: ReceivedFile, request: StoreRequest) -> Identity:
+    """Return the identity of what was just received: as a rule its first bytes are enough.
+
+    Raises as `read_identity`.
+    """
+    syntax = UID(request.transfer_syntax_uid)
+    is_whole: list[int] = []  # what stands behind the identity: then nothing of it is missing
+
+    def is_behind(tag: int, _vr: str | None, _length: int) -> bool:
+        is_whole.extend([tag] if tag > _LAST_TAG else [])
+        return tag > _LAST_TAG
+
+    ds: Dataset | None = None
+    if syntax != DeflatedExplicitVRLittleEndian:
+        with contextlib.suppress(Exception):  # hostile bytes, any error: the whole file decides
+            ds = read_dataset(
+                BytesIO(received.head),
+                is_implicit_VR=syntax == _IMPLICIT,
+                is_little_endian=syntax.is_little_endian,
+                stop_when=is_behind,
+            )
+    if ds is not None and is_whole:
+        return _identity(ds, request)
+    return read_identity(received.path, received.data_set_offset, request)
+
+
 def read_identity(path: Path, offset: int, request: StoreRequest) -> Identity:
     """Return the identity of the data set at `offset` of `path`.
 
     Raises NotUnderstoodError when it cannot be parsed or lacks a UID, DataSetMismatchError when
     its SOP Class or Instance UID is not what the command announced (PS3.4 B.2.3).
     """
-    ds = _parse(path, offset, request.transfer_syntax_uid)
+    return _identity(_parse(path, offset, request.transfer_syntax_uid), request)
+
+
+def _identity(ds: Dataset, request: StoreRequest) -> Identity:
     identity = Identity(
         sop_class_uid=_uid(ds, "SOPClassUID"),
         sop_instance_uid=_uid(ds, "SOPInstanceUID"),

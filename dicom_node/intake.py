@@ -6,6 +6,7 @@ two sides cannot drift apart.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -15,7 +16,7 @@ from dicom_node.contexts import CAPTURES, IMAGE_CLASSES
 from dicom_node.spool import Spool
 from dicom_node.status import SUCCESS
 from dicom_node.types import Identity, SpooledInstance
-from models.audit import AuditAction, record
+from models.audit import AuditAction, AuditEvent, record
 from models.base import advance, utc_now
 from models.identity import is_own_object
 from models.imaging import SET_ASIDE, Instance, Series, Study
@@ -84,19 +85,25 @@ def drop_if_extra(database: Database, spool: Spool, key: str, outcome: StoreOutc
 def _audit(
     session: Session, action: AuditAction, outcome: StoreOutcome, spooled: SpooledInstance
 ) -> None:
-    record(
-        session,
-        action,
-        outcome.value,
-        calling_aet=spooled.peer.calling_aet,
-        called_aet=spooled.peer.called_aet,
-        peer=spooled.peer.address,
-        study_instance_uid=spooled.identity.study_instance_uid,
-        sop_instance_uid=spooled.identity.sop_instance_uid,
-        status=SUCCESS,
-        details={"data_set_sha256": spooled.data_set_sha256, "size_bytes": spooled.size_bytes},
-        patient={"patient_id": spooled.identity.patient_id},
-    )
+    session.add(AuditEvent(action=action, **audit_values(outcome, spooled)))
+
+
+def audit_values(outcome: StoreOutcome, spooled: SpooledInstance) -> dict[str, object]:
+    """Return the columns of the audit event that says what a received object was."""
+    return {
+        "outcome": outcome.value,
+        "calling_aet": spooled.peer.calling_aet,
+        "called_aet": spooled.peer.called_aet,
+        "peer": spooled.peer.address,
+        "study_instance_uid": spooled.identity.study_instance_uid,
+        "sop_instance_uid": spooled.identity.sop_instance_uid,
+        "status": SUCCESS,
+        "details": {
+            "data_set_sha256": spooled.data_set_sha256,
+            "size_bytes": spooled.size_bytes,
+        },
+        "patient": {"patient_id": spooled.identity.patient_id},
+    }
 
 
 def _record(session: Session, settings: Settings, spooled: SpooledInstance) -> StoreOutcome:
@@ -145,6 +152,11 @@ def _judge(
     if is_another_patient(study, identity):
         return Verdict(InstanceState.QUARANTINED, Reason.PATIENT_MISMATCH)
     return judge_content(settings, identity)
+
+
+def detail_of(verdict: Verdict) -> str | None:
+    """Return the sentence of the verdict's reason."""
+    return SENTENCES[verdict.reason] if verdict.reason else None
 
 
 def judge_content(settings: Settings, identity: Identity) -> Verdict:
@@ -215,7 +227,17 @@ def _take_back_again(
     _accept_into(session, study, spooled)
 
 
-def is_another_patient(study: Study | Instance, identity: Identity | Instance) -> bool:
+class HasPatient(Protocol):
+    """What says whose it is: a study, an instance, a data set."""
+
+    @property
+    def patient_id(self) -> str | None: ...  # noqa: D102  PatientID
+
+    @property
+    def issuer_of_patient_id(self) -> str | None: ...  # noqa: D102  IssuerOfPatientID
+
+
+def is_another_patient(study: HasPatient, identity: HasPatient) -> bool:
     """Compare PatientID, and the issuers where both are known: modalities often leave it out."""
     if study.patient_id is None:
         return False
@@ -277,7 +299,7 @@ def _add_instance(
         storage_key=spooled.storage_key,
         state=verdict.state,
         reason=verdict.reason.value if verdict.reason else None,
-        detail=SENTENCES[verdict.reason] if verdict.reason else None,
+        detail=detail_of(verdict),
         patient_id=identity.patient_id,
         issuer_of_patient_id=identity.issuer_of_patient_id,
         presentation_intent=identity.presentation_intent,
@@ -288,14 +310,18 @@ def _add_instance(
     return instance
 
 
+def priority_of(settings: Settings, calling_aet: str) -> int:
+    """Return the priority of an analysis by who sent the image."""
+    return STAT if calling_aet in settings.dispatch.stat_calling_aets else ROUTINE
+
+
 def _analyse_job(settings: Settings, instance: Instance) -> Job:
-    stat = instance.calling_aet in settings.dispatch.stat_calling_aets
     return Job(
         kind=JobKind.ANALYSE,
         instance=instance,
         model_selector=settings.model_for(instance.calling_aet),
         identity_revision=instance.identity_revision,
-        priority=STAT if stat else ROUTINE,
+        priority=priority_of(settings, instance.calling_aet),
     )
 
 

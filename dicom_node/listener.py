@@ -19,7 +19,9 @@ from dicom_node.handlers import Handlers
 from dicom_node.peer import audit
 from dicom_node.query.service import query_contexts, query_services, with_roles
 from dicom_node.receive import Reception
+from dicom_node.recorder import Recorder
 from dicom_node.server import CUT_SECONDS, Admission, NodeServer
+from dicom_node.services import install
 from dicom_node.spool import Spool
 from dicom_node.tls import Refusal, ServerCredentials
 from models.audit import AuditAction
@@ -53,9 +55,8 @@ def event_handlers(
     storage: list[EventHandlerType] = [
         (evt.EVT_REQUESTED, handlers.on_requested),
         (evt.EVT_REJECTED, handlers.on_rejected),
-        (evt.EVT_CONN_CLOSE, handlers.on_conn_close),
+        (evt.EVT_CONN_OPEN, handlers.on_conn_open),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
-        (evt.EVT_C_STORE, handlers.on_c_store),
     ]
     return [*storage, *commitment_events(settings, database)]
 
@@ -92,8 +93,8 @@ class Listener:
         credentials = None if dicom.tls.port is None else ServerCredentials(dicom.tls)
         spool = Spool(settings.spool_dir, dicom.min_free_bytes)
         self.reception = Reception(spool)
-        self.reception.install(query_services(settings, database))
-        handlers = Handlers(settings, database, spool, self.reception)
+        install(query_services(settings, database))
+        handlers = Handlers(settings, database, spool, self.reception, Recorder(database, settings))
         self._events = event_handlers(settings, database, handlers)
         self._ae = build_ae(settings)
         self._servers: list[NodeServer] = []

@@ -103,6 +103,7 @@ class NodeServer(ThreadedAssociationServer):
             self.shutdown_request(request)
             return
         sock.settimeout(self.ae.network_timeout)  # else a read waits for ever in mid-PDU
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a response is small and last
         super().finish_request(sock, client_address)
 
     def service_actions(self) -> None:

@@ -14,7 +14,7 @@ from models.reasons import Reason
 from models.result import Artifact
 from models.states import DeliveryState, InstanceState
 
-_KEY_OBJECT: Final = "1.2.840.10008.5.1.4.1.1.88.59"  # Key Object Selection Document Storage
+KEY_OBJECT: Final = "1.2.840.10008.5.1.4.1.1.88.59"  # Key Object Selection Document Storage
 _MAY_BE_THERE = (DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.COMMITTED)
 _AFTER_AN_ATTEMPT = (DeliveryState.DUE, DeliveryState.DEAD, DeliveryState.WITHDRAWN)
 
@@ -78,7 +78,7 @@ def register_arrival(session: Session, study: Study, instance: Instance) -> None
     """Have a new instance read if it is a key object; audit it if a note withdrew it before."""
     if instance.state is InstanceState.WITHDRAWN:
         record_withdrawal(session, study, instance, {"was": None})
-    elif instance.reason == Reason.SOP_CLASS.value and instance.sop_class_uid == _KEY_OBJECT:
+    elif instance.reason == Reason.SOP_CLASS.value and instance.sop_class_uid == KEY_OBJECT:
         session.add(KeyObject(instance=instance, study=study))
 
 

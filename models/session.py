@@ -84,6 +84,12 @@ class Database:
             yield session
 
     @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """One transaction of plain statements: committed when the block ends."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
     def read(self) -> Iterator[Session]:
         """One consistent view for queries; takes no write lock."""
         with Session(self._reader, expire_on_commit=False) as session, session.begin():

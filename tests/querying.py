@@ -218,10 +218,8 @@ class Receiver:
         self._ae.shutdown()
 
     def _on_store(self, event: Event) -> int:
-        # A listener in this process has pynetdicom receive into files.
-        _, offset = split_dataset(event.dataset_path)
         uid = str(event.request.AffectedSOPInstanceUID)
-        self.objects[uid] = event.dataset_path.read_bytes()[offset:]
+        self.objects[uid] = event.encoded_dataset(include_meta=False)
         title = str(event.assoc.requestor.ae_title)
         self.requests.append((event.request, str(event.context.transfer_syntax), title))
         return self._answer(event)

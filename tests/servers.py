@@ -128,10 +128,15 @@ def _runnable(binaries: Path, folder: Path, who: dict[str, Any]) -> Path:
 
 
 @contextlib.contextmanager
-def postgres(binaries: Path) -> Iterator[str]:
-    """Run a PostgreSQL without fsync; yield the URL prefix `postgresql+psycopg://…:port`."""
+def postgres(binaries: Path, *, durable: bool = False, folder: Path | None = None) -> Iterator[str]:
+    """Run a PostgreSQL in a new folder below `folder`; yield `postgresql+psycopg://…:port`.
+
+    It does no fsync unless it is to be `durable`.
+    """
     who = _unprivileged()
-    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="postgres-", ignore_cleanup_errors=True, dir=folder
+    ) as name:
         folder = Path(name)
         if who:
             os.chown(folder, who["user"], who["group"])
@@ -141,7 +146,8 @@ def postgres(binaries: Path) -> Iterator[str]:
         setup += ["--no-sync", "--locale=C"]
         subprocess.run(setup, cwd=folder, check=True, capture_output=True, **who)
         command = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
-        command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        command += ["-c", "listen_addresses=127.0.0.1"]
+        command += ["-c", f"fsync={'on' if durable else 'off'}"]
         command += ["-c", "max_connections=300"]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, **who)

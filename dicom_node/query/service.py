@@ -45,7 +45,7 @@ from dicom_node.query.status import (
     SOME_FAILED,
     query_status,
 )
-from dicom_node.receive import Serve
+from dicom_node.services import Serve
 from dicom_node.status import SUCCESS
 from models.session import Database
 from models.settings import Settings

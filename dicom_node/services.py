@@ -1,0 +1,58 @@
+"""Which service answers a request on an association, where pynetdicom's choice is not ours.
+
+pynetdicom 3.0 chooses by the SOP Class that a command names and knows one handler per operation.
+`install` puts our Query/Retrieve services in the place of its own. Its idle timer knows only what a
+peer sends: a peer that waited for a slow C-MOVE longer than the network time-out would be aborted
+right after the final response. So the timer starts anew when a request has been served.
+
+It replaces `uid_to_service_class` in pynetdicom's association module; test_listener.py and
+test_frozen_peers.py in tests/integration notice when a new pynetdicom no longer uses it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import pydicom.config
+import pynetdicom.association
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import uid_to_service_class
+
+Serve = Callable[[Association, C_FIND | C_GET | C_MOVE, PresentationContext], None]
+
+
+def install(services: Mapping[str, Serve]) -> None:
+    """Have `services`, by abstract syntax, answer C-FIND, C-MOVE and C-GET in this process.
+
+    pydicom's value checks are off from now on: they would refuse, or quote in a log, what a peer
+    sent; what intake needs of it, `header.read_identity` checks by its own rules.
+    """
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+    vars(pynetdicom.association)["uid_to_service_class"] = partial(_service_of, services)
+
+
+@dataclass(frozen=True)
+class _Service:
+    """What serves a request on an association: one of ours, else as the SOP Class says."""
+
+    services: Mapping[str, Serve]
+    uid: str
+    assoc: Association
+
+    def SCP(self, request: object, context: PresentationContext) -> None:  # noqa: N802  pynetdicom's
+        """Serve one request."""
+        try:
+            serve = self.services.get(str(context.abstract_syntax))
+            if serve is not None and isinstance(request, C_FIND | C_GET | C_MOVE):
+                serve(self.assoc, request, context)
+            else:
+                uid_to_service_class(self.uid)(self.assoc).SCP(request, context)
+        finally:
+            self.assoc.dul._idle_timer.restart()  # noqa: SLF001  no public name
+
+
+def _service_of(services: Mapping[str, Serve], uid: str) -> Callable[[Association], _Service]:
+    return partial(_Service, services, uid)
