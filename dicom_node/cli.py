@@ -20,6 +20,7 @@ from dicom_node.options import settings_of as _settings
 from models.files import keep_files_private
 from models.log import set_up_logging
 from models.sections import DestinationSettings
+from models.session import Database
 from models.settings import Settings
 
 _USAGE = 2
@@ -89,11 +90,12 @@ def _with_options(
 @_common
 def listen(config: Path | None, data_dir: Path | None) -> None:
     """Receive objects by C-STORE."""
-    from dicom_node import listener
+    from dicom_node import listeners
 
     settings = _settings(config, data_dir)
     _serve("listen")
-    listener.run(settings, _database(settings), stop_on_signals())
+    # Each process opens the database for itself: connections do not survive a fork.
+    listeners.run(settings, lambda: Database(settings.effective_database_url), stop_on_signals())
 
 
 @cli.command()

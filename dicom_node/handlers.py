@@ -109,8 +109,7 @@ class Handlers:
             raise NotUnderstoodError(msg)
         self.spool.require_room()
         identity = identity_of(received, request)
-        received.sync()
-        key = self.spool.adopt(received.path)
+        key = self.spool.adopt(received, at_once=len(self.reception) == 1)
         spooled = SpooledInstance(
             storage_key=key,
             path=self.spool.path(key),

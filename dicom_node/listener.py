@@ -1,6 +1,7 @@
 """The storage SCP: builds the AE from `contexts`, binds `handlers`, serves until stopped."""
 
 import logging
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -14,9 +15,9 @@ from pynetdicom.presentation import PresentationContext, build_context
 from dicom_node.access import AllowList
 from dicom_node.commitment.handlers import commitment_contexts, commitment_events
 from dicom_node.contexts import ACCEPTED
-from dicom_node.errors import StartError
 from dicom_node.handlers import Handlers
 from dicom_node.peer import audit
+from dicom_node.ports import Ports, bind
 from dicom_node.query.service import query_contexts, query_services, with_roles
 from dicom_node.receive import Reception
 from dicom_node.recorder import Recorder
@@ -25,7 +26,6 @@ from dicom_node.services import install
 from dicom_node.spool import Spool
 from dicom_node.tls import Refusal, ServerCredentials
 from models.audit import AuditAction
-from models.sections import DicomSettings
 from models.session import Database
 from models.settings import Settings
 
@@ -88,11 +88,11 @@ class Listener:
     `dicom.tls` cannot be used.
     """
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, ports: Ports | None = None) -> None:
         dicom = settings.dicom
         credentials = None if dicom.tls.port is None else ServerCredentials(dicom.tls)
         spool = Spool(settings.spool_dir, dicom.min_free_bytes)
-        self.reception = Reception(spool)
+        self.reception = Reception(spool.incoming)
         install(query_services(settings, database))
         handlers = Handlers(settings, database, spool, self.reception, Recorder(database, settings))
         self._events = event_handlers(settings, database, handlers)
@@ -105,30 +105,14 @@ class Listener:
             silence_seconds=min(ACSE_SECONDS, dicom.network_timeout_seconds),
             handshake_seconds=dicom.tls.handshake_seconds,
         )
-        try:
-            self.port = self._serve(dicom, dicom.port if dicom.plain else None, admission)
-            admission = replace(admission, credentials=credentials)
-            self.tls_port = self._serve(dicom, dicom.tls.port, admission)
-        except StartError:
-            self.stop()
-            raise
+        ports = ports or bind(dicom)
+        self.port = self._serve(ports.plain, admission)
+        self.tls_port = self._serve(ports.tls, replace(admission, credentials=credentials))
 
-    def _serve(self, dicom: DicomSettings, port: int | None, admission: Admission) -> int | None:
-        if port is None:
+    def _serve(self, sock: socket.socket | None, admission: Admission) -> int | None:
+        if sock is None:
             return None
-        try:
-            server = NodeServer.start(self._ae, (dicom.host, port), self._events, admission)
-        except OSError as error:
-            name, option = (
-                ("dicom.tls.port", "")
-                if admission.credentials
-                else ("dicom.port", " (--dicom-port)")
-            )
-            msg = (
-                f"cannot listen on {dicom.host}:{port} ({error.strerror}): "
-                f"choose another {name}{option} or stop the program that has it"
-            )
-            raise StartError(msg) from error
+        server = NodeServer.start(self._ae, sock, self._events, admission)
         self._servers.append(server)
         return server.port
 
@@ -162,11 +146,10 @@ def _audit_refusal(database: Database, refusal: Refusal, peer: str) -> None:
     audit(database, action, refusal.outcome, peer=peer, details=details)
 
 
-def run(settings: Settings, database: Database, stop: threading.Event) -> None:
-    """Serve until `stop` is set."""
-    listener = Listener(settings, database)
-    ports = {"DICOM": listener.port, "DICOM over TLS": listener.tls_port}
-    for name, port in ports.items():
+def serve(settings: Settings, database: Database, ports: Ports, stop: threading.Event) -> None:
+    """Serve on bound ports, in this process, until `stop` is set."""
+    listener = Listener(settings, database, ports)
+    for name, port in {"DICOM": listener.port, "DICOM over TLS": listener.tls_port}.items():
         if port is not None:
             log.info("listening as %s on port %d (%s)", settings.dicom.ae_title, port, name)
     stop.wait()

@@ -5,22 +5,24 @@ a millisecond between two looks: an image of 0.5 MB takes about 4 ms, most of it
 setting for that. It also chooses the service by the SOP Class that a command names, not by the
 operation, and ends the association without a status when a temporary file cannot be written.
 
-`StoreReader` takes the place of one method, `DULServiceProvider._read_pdu_data`, in the thread that
-reads the socket. C-STORE requests are received, served and answered in that thread, without a queue
-between; every other PDU is given to pynetdicom as it would have read it, and so are commands that
-are no C-STORE. While nothing comes it waits for the socket, and does not poll a thousand times a
-second. The state machine stays in Sta6 (PS3.8 9.2): receiving and sending P-DATA does not leave it.
+`StoreReader` takes the place of `DULServiceProvider._read_pdu_data`, in the thread that reads the
+socket. C-STORE requests are received, served and answered in that thread, without a queue between;
+every other PDU is given to pynetdicom as it would have read it, and so are commands that are no
+C-STORE. While nothing comes both threads wait, and do not look a thousand times a second. The state
+machine stays in Sta6 (PS3.8 9.2): receiving and sending P-DATA does not leave it.
 
-It uses `_read_pdu_data`, `_decode_pdu`, `_recv_pdu`, `event_queue`, `to_provider_queue`,
-`_idle_timer`, `_kill_thread` and `state_machine.current_state` of pynetdicom's DUL, and
-`_accepted_cx` of its association. test_reader.py in tests/integration notices when a new pynetdicom
-no longer works so.
+It uses `_read_pdu_data`, `_is_transport_event`, `_decode_pdu`, `_recv_pdu`, `event_queue`,
+`to_provider_queue`, `_idle_timer`, `_kill_thread` and `state_machine.current_state` of pynetdicom's
+DUL, and `_accepted_cx` and `_reactor_checkpoint` of its association. test_reader.py in
+tests/integration notices when a new pynetdicom no longer works so.
 """
 
 import logging
 import select
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
@@ -40,7 +42,7 @@ from dicom_node.pdu import (
 )
 from dicom_node.peer import peer_of
 from dicom_node.receive import ReceivedFile, Reception
-from dicom_node.types import StoreRequest
+from dicom_node.types import Peer, StoreRequest
 
 if TYPE_CHECKING:
     from pynetdicom.transport import AssociationSocket
@@ -51,7 +53,8 @@ Serve = Callable[[Association, StoreCommand, ReceivedFile | None], int]
 
 _CHUNK_BYTES: Final = 1 << 18  # read at once
 _FOREIGN_BYTES: Final = 8 << 20  # longest PDU, or command, that is read into memory
-_TICK_SECONDS: Final = 0.1  # between two looks whether pynetdicom has something to send
+_TICK_SECONDS: Final = 0.05  # between two looks whether pynetdicom has something to do
+_AWAKE_SECONDS: Final = 1.0  # after which pynetdicom's threads go back to that pace
 _ESTABLISHED: Final = "Sta6"  # PS3.8 9.2.2
 _CLOSED, _INVALID = "Evt17", "Evt19"  # PS3.8 9.2.3
 
@@ -72,6 +75,40 @@ class _Message:
     file: ReceivedFile
 
 
+class _Checkpoint(threading.Event):
+    """The pause between two looks of pynetdicom's second thread, which it makes 1 ms long.
+
+    That thread serves what is no C-STORE, and notices the end of the association. It may rest until
+    the reader has something for it. While it waits here, others may use the association: for
+    pynetdicom it is paused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set()
+        self._wanted = threading.Event()
+        self._awake_until = 0.0
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether the thread has had something to do just now."""
+        return time.monotonic() < self._awake_until
+
+    def wake(self) -> None:
+        """Have the thread look at once, and for a while as often as it likes."""
+        self._awake_until = time.monotonic() + _AWAKE_SECONDS
+        self._wanted.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait while another thread uses the association; then for something to do, not long."""
+        is_set = super().wait(timeout)
+        if not self.is_awake:
+            self._wanted.wait(_TICK_SECONDS)
+            is_set = super().wait(timeout)  # somebody may have taken the association meanwhile
+        self._wanted.clear()
+        return is_set
+
+
 class StoreReader:
     """The reading side of one association, in its DUL thread."""
 
@@ -85,13 +122,23 @@ class StoreReader:
         self._fragments: list[tuple[int, int, bytes]] = []  # of a command, until it is whole
         self._foreign: list[tuple[int, int, bytes]] = []  # fragments of pynetdicom's messages
         self._held = 0  # bytes of both
+        self._peer: Peer | None = None
+        self._checkpoint = _Checkpoint()
+        self._look = self._dul._is_transport_event  # noqa: SLF001  no public name
 
     def attach(self) -> None:
         """Read for the association from now on. Call before it is accepted."""
         self._sock = cast("AssociationSocket", self._dul.socket).socket
         if self._sock is not None:
             self._poller.register(self._sock, select.POLLIN)
-        vars(self._dul)["_read_pdu_data"] = self.read
+        vars(self._dul).update(_read_pdu_data=self.read, _is_transport_event=self.look)
+        self._assoc._reactor_checkpoint = self._checkpoint  # noqa: SLF001  no public name
+
+    def look(self) -> bool:
+        """Read if there is something to read. In place of `_is_transport_event`."""
+        if self._dul.state_machine.current_state == _ESTABLISHED and not self._checkpoint.is_awake:
+            self._follows()
+        return self._look()
 
     def read(self) -> None:
         """Read PDUs until pynetdicom has something to do. In place of `_read_pdu_data`."""
@@ -100,14 +147,18 @@ class StoreReader:
                 pass
         except (OSError, _ConnectionClosedError) as error:
             self._drop(type(error).__name__)
-            self._dul.event_queue.put(_CLOSED)
+            self._end(_CLOSED)
         except _InvalidPduError as error:
             log.warning("association aborted: %s", error)
             self._drop(str(error))
-            self._dul.event_queue.put(_INVALID)
+            self._end(_INVALID)
         except Exception:
             self._drop("an error of the node")
             raise  # pynetdicom logs it and aborts the association
+
+    def _end(self, event: str) -> None:
+        self._checkpoint.wake()
+        self._dul.event_queue.put(event)
 
     def _drop(self, why: str) -> None:
         """Remove what was half received."""
@@ -150,6 +201,7 @@ class StoreReader:
             pdu, event = self._dul._decode_pdu(bytearray(raw))  # noqa: SLF001  no public name
         except Exception as error:
             raise _InvalidPduError(type(error).__name__) from error
+        self._checkpoint.wake()
         self._dul.event_queue.put(event)
         self._dul._recv_pdu.put(pdu)  # noqa: SLF001  no public name
 
@@ -226,7 +278,9 @@ class StoreReader:
         request = StoreRequest(
             command.sop_class_uid, command.sop_instance_uid, str(context.transfer_syntax[0])
         )
-        self._message = _Message(command, self._reception.open(request, peer_of(self._assoc)))
+        if self._peer is None:
+            self._peer = peer_of(self._assoc)
+        self._message = _Message(command, self._reception.open(request, self._peer))
         if not self._buffer:
             self._buffer = memoryview(bytearray(_CHUNK_BYTES))
 

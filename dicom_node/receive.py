@@ -7,8 +7,8 @@ data set is what the peer sent, byte for byte.
 import contextlib
 import hashlib
 import os
+import secrets
 import struct
-import tempfile
 import threading
 from pathlib import Path
 from typing import Final
@@ -16,13 +16,11 @@ from typing import Final
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
 
 from dicom_node.errors import SpoolFullError
-from dicom_node.spool import Spool
 from dicom_node.types import Peer, StoreRequest
 
 _META_END = 144  # preamble 128, "DICM" 4, (0002,0000) UL 12: what its value counts starts here
 _META_LENGTH = slice(140, 144)
 _HEAD_BYTES: Final = 1 << 16  # of the data set, kept for reading its identity
-_EARLY_BYTES: Final = 1 << 20  # so much is written before the disk is told to begin
 
 
 def file_meta(request: StoreRequest, peer: Peer) -> bytes:
@@ -65,11 +63,11 @@ class ReceivedFile:
         self.data_set_offset = len(meta)
         self._digest = hashlib.sha256()
         self._descriptor = -1
-        self._begun = 0
         self.path = folder / "unopened"
+        path = folder / f"{secrets.token_hex(16)}.part"
         try:
-            self._descriptor, name = tempfile.mkstemp(".part", dir=folder)
-            self.path = Path(name)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self.path = path
         except OSError as error:
             self.error = error
         self._append(memoryview(meta))
@@ -97,17 +95,20 @@ class ReceivedFile:
         """SHA-256 of the data set so far, in hexadecimal."""
         return self._digest.hexdigest()
 
-    def sync(self) -> None:
-        """Make the bytes durable. Raises SpoolFullError when any of them could not be written."""
-        if self.error is None:
-            try:
-                os.fsync(self._descriptor)
-            except OSError as error:
-                self.error = error
+    def require_written(self) -> None:
+        """Raise SpoolFullError when any of the bytes could not be written."""
         if self.error is not None:
             self.discard()
             msg = f"the spool's disk refused the data set: {self.error.strerror}"
             raise SpoolFullError(msg) from self.error
+
+    def sync(self) -> None:
+        """Make the bytes durable. Raises SpoolFullError when they cannot be."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self.error = error
+        self.require_written()
         self.close()
 
     def close(self) -> None:
@@ -124,10 +125,10 @@ class ReceivedFile:
 
 
 class Reception:
-    """The files being received in this process."""
+    """The files being received in this process, into one folder."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._folder = spool.incoming
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files: set[ReceivedFile] = set()
         self._lock = threading.Lock()
 

@@ -10,7 +10,7 @@ from dicom_node.errors import NodeError
 from dicom_node.header import read_identity
 from dicom_node.intake import drop_if_extra, record_instance
 from dicom_node.receive import data_set_offset
-from dicom_node.spool import Spool
+from dicom_node.spool import Spool, digest_in
 from dicom_node.types import Peer, SpooledInstance, StoreRequest
 from models.audit import AuditAction
 from models.files import sha256_of
@@ -20,7 +20,7 @@ from models.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_UNKNOWN_PEER = Peer(calling_aet="RECOVERED", called_aet="RECOVERED", address="")
+_UNKNOWN = "RECOVERED"  # as AE title, of files that a former release wrote
 
 
 def recover_orphans(
@@ -49,6 +49,10 @@ def recover_orphans(
 def _recover(database: Database, settings: Settings, spool: Spool, key: str) -> bool:
     path = spool.path(key)
     try:
+        if digest_in(key) not in {None, sha256_of(path, data_set_offset(path))}:
+            log.warning("spool file %s is cut off, its sender had no answer: set aside", key)
+            spool.set_aside(key)
+            return False
         spooled = spooled_file(path, key)
     except (OSError, NodeError):
         log.exception("spool file %s has no row and cannot be read", key)
@@ -78,5 +82,9 @@ def spooled_file(path: Path, key: str) -> SpooledInstance:
         transfer_syntax_uid=request.transfer_syntax_uid,
         data_set_sha256=sha256_of(path, offset),
         size_bytes=path.stat().st_size,
-        peer=_UNKNOWN_PEER,
+        peer=Peer(
+            calling_aet=str(meta.get("SourceApplicationEntityTitle") or _UNKNOWN),
+            called_aet=str(meta.get("ReceivingApplicationEntityTitle") or _UNKNOWN),
+            address="",
+        ),
     )

@@ -8,9 +8,10 @@ without a time-out. `NodeServer` admits a connection in its own thread first: ad
 byte, TLS handshake, each with a deadline; only then is there an association. What pynetdicom cannot
 end by itself is cut.
 
-It overrides `finish_request`, `service_actions` and `server_close` of socketserver, and uses
-`make_server`, `Association._kill` and `dul` of pynetdicom. test_silent_peers.py and test_tls.py in
-tests/integration notice when a new pynetdicom no longer works so.
+It overrides `server_bind`, `server_activate`, `get_request`, `finish_request`, `service_actions`
+and `server_close` of socketserver, and uses `make_server`, `Association._kill` and `dul` of
+pynetdicom. test_silent_peers.py and test_tls.py in tests/integration notice when a new pynetdicom
+no longer works so.
 """
 
 import contextlib
@@ -40,6 +41,7 @@ _ASSOCIATE_RQ: Final = b"\x01"  # PS3.8 9.3.2, PDU-type
 _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 5.1, ContentType
 # PS3.8 9.3.8: A-ABORT by the service provider, unexpected PDU
 _ABORT: Final = bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 2))
+_YIELD_SECONDS, _YIELD_MOST = 0.001, 20  # per association that a process has, before it accepts
 WAITING_MAX: Final = 256  # connections that said nothing yet; of more the oldest is closed
 
 
@@ -63,8 +65,14 @@ class NodeServer(ThreadedAssociationServer):
     daemon_threads = True  # server_close closes what they wait for; it need not wait for them
     request_queue_size = 128
 
-    def __init__(self, *args: Any, admission: Admission, **kwargs: Any) -> None:  # noqa: ANN401  pynetdicom's
-        self._admission = admission
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401  pynetdicom's
+        listening: socket.socket,
+        admission: Admission,
+        **kwargs: Any,  # noqa: ANN401  pynetdicom's
+    ) -> None:
+        self._listening, self._admission = listening, admission
         self._lock = threading.Lock()
         self._waiting: dict[socket.socket, None] = {}
         self._ended: dict[Association, float] = {}
@@ -75,13 +83,17 @@ class NodeServer(ThreadedAssociationServer):
     def start(
         cls,
         ae: AE,
-        address: tuple[str, int],
+        listening: socket.socket,
         handlers: list[EventHandlerType],
         admission: Admission,
     ) -> "NodeServer":
-        """Bind, listen and serve in a thread. Raises OSError when the port cannot be had."""
+        """Serve on a listening socket that does not block, in a thread."""
         server = ae.make_server(
-            address, evt_handlers=handlers, server_class=cls, admission=admission
+            listening.getsockname(),
+            evt_handlers=handlers,
+            server_class=cls,
+            listening=listening,
+            admission=admission,
         )
         server = cast("NodeServer", server)
         threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
@@ -91,6 +103,23 @@ class NodeServer(ThreadedAssociationServer):
     def port(self) -> int:
         """The TCP port that the server got."""
         return self.server_address[1]
+
+    def server_bind(self) -> None:
+        """Take the socket that is bound already."""
+        cast("socket.socket", self.socket).close()
+        self.socket = self._listening
+        self.server_address = self._listening.getsockname()
+
+    def server_activate(self) -> None:
+        """Do nothing: the socket listens already."""
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection. Raises BlockingIOError when another process was faster.
+
+        The busier a process is, the later it tries: connections go to the one with the fewest.
+        """
+        time.sleep(_YIELD_SECONDS * min(len(self.active_associations), _YIELD_MOST))
+        return super().get_request()
 
     def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  socketserver's
         """Admit one connection and hand it to pynetdicom, in the connection's own thread."""

@@ -1,17 +1,32 @@
 """The spool: received bytes on durable storage, under keys that the node generates.
 
 spool/incoming/…          being received; the listener's temporary files
-spool/ab/ab12….dcm        complete, fsynced, renamed; has a row, or gets one by the orphan sweep
+spool/ab/ab12….3f….dcm    complete, and durable once it has a row; else the orphan sweep looks at it
 """
 
 import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from dicom_node.errors import SpoolFullError
-from models.files import make_directory, new_key, publish
+from dicom_node.receive import ReceivedFile
+from models.files import fsync_directory, make_directory, new_key
+
+_SYNCERS: Final = 16
+_DIGEST_LENGTH: Final = 64  # SHA-256 in hexadecimal
+
+
+def digest_in(key: str) -> str | None:
+    """Return the SHA-256 of the data set that the name of a spool file promises.
+
+    None: the name is of a former release, which gave it after the bytes were durable.
+    """
+    parts = key.rsplit("/", 1)[-1].split(".")
+    return parts[1] if len(parts) == 3 and len(parts[1]) == _DIGEST_LENGTH else None  # noqa: PLR2004  name, digest, dcm
 
 
 class Spool:
@@ -22,6 +37,7 @@ class Spool:
         self.incoming = root / "incoming"
         self.min_free_bytes = min_free_bytes
         make_directory(self.incoming)
+        self._syncing = ThreadPoolExecutor(_SYNCERS, thread_name_prefix="fsync")  # starts none yet
 
     def free_bytes(self) -> int:
         """Return the space left on the spool's file system."""
@@ -37,13 +53,32 @@ class Spool:
             )
             raise SpoolFullError(msg)
 
-    def adopt(self, received: Path) -> str:
-        """Give a fsynced file from `incoming` its final name and return its storage key.
+    def adopt(self, received: ReceivedFile, *, at_once: bool = True) -> str:
+        """Give a received file its final name and return its storage key.
 
-        When this returns, the bytes survive a power cut.
+        When this returns, the bytes survive a power cut. The name holds the SHA-256 of the data
+        set: a file that a power cut took in the middle of this is told from a whole one, so file
+        and folder can be synced at the same time. Raises SpoolFullError when the bytes could not be
+        written, OSError when the folder could not; then there is no file.
         """
-        key = new_key(".dcm")
-        publish(received, self.path(key))
+        received.require_written()
+        key = new_key(f".{received.data_set_sha256}.dcm")
+        final = self.path(key)
+        make_directory(final.parent)
+        received.path.rename(final)
+        try:
+            if at_once:
+                folder = self._syncing.submit(fsync_directory, final.parent)
+                try:
+                    received.sync()
+                finally:
+                    folder.result()
+            else:
+                received.sync()
+                fsync_directory(final.parent)
+        except BaseException:
+            final.unlink(missing_ok=True)
+            raise
         return key
 
     def path(self, key: str) -> Path:
@@ -53,6 +88,10 @@ class Spool:
     def delete(self, key: str) -> None:
         """Remove the bytes of `key`; missing is fine."""
         self.path(key).unlink(missing_ok=True)
+
+    def set_aside(self, key: str) -> None:
+        """Put a file that is not whole back to the unfinished ones, which are swept."""
+        self.path(key).rename(self.incoming / f"{key.rsplit('/', 1)[-1]}.part")
 
     def keys(self, older_than_seconds: float = 0.0) -> Iterator[str]:
         """Yield the key of every complete file that is at least that old."""

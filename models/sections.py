@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -103,12 +104,18 @@ class DicomSettings(_Section):
     store_calling_aets: tuple[AETitle, ...] = ()  # empty: all of those may store, not only C-ECHO
     allowed_addresses: tuple[Network, ...] = ()  # empty: from anywhere
     peers: tuple[BoundPeerSettings, ...] = ()  # AE titles bound to addresses
-    max_associations: Annotated[int, Field(ge=1)] = 200
+    listeners: Annotated[int, Field(ge=1, le=64)] | None = None  # processes; None: cores, up to 4
+    max_associations: Annotated[int, Field(ge=1)] = 200  # of all processes together
     max_pdu: Annotated[int, Field(ge=0)] = DEFAULT_MAX_PDU  # 0: unlimited, memory as well
     network_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     min_free_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     allow_missing_patient_id: bool = False
     tls: TlsSettings = TlsSettings()
+
+    @property
+    def listener_processes(self) -> int:
+        """How many processes receive: what `listeners` says, else one per core, at most four."""
+        return self.listeners or min(4, len(os.sched_getaffinity(0)))
 
     @model_validator(mode="after")
     def _peers_and_ports_make_sense(self) -> Self:

@@ -1,7 +1,12 @@
 """Engine and sessions: one `Database` per process, opened by its composition root."""
 
+import contextlib
+import fcntl
+import os
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ import models.job
 import models.rejection
 
 _BUSY_SECONDS = 30
+_SHORT_SECONDS = 0.0002
 
 # Naming one class of each topmost module makes sure that every table is in the metadata.
 _TOPMOST = (
@@ -49,6 +55,53 @@ def _configure_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
+class _Turns:
+    """Whose turn it is to write to an SQLite file, among the threads of all processes.
+
+    SQLite has one writer at a time, and whoever meets another one sleeps: 1 ms, 2, 5, up to 100.
+    Under load most of the time is slept away. Here the sleeps are short. The lock only saves time:
+    who does not get it goes on, and SQLite's own lock decides. It ends with its process.
+    """
+
+    def __init__(self, database: str) -> None:
+        self._path = Path(f"{database}.lock")
+        self._mutex = threading.Lock()
+        self._descriptor = -1
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the turn while the block runs, or after a long wait go on without."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        has_mutex = self._mutex.acquire(timeout=_BUSY_SECONDS)
+        try:
+            has_lock = has_mutex and self._lock(deadline)
+            try:
+                yield
+            finally:
+                if has_lock:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            if has_mutex:
+                self._mutex.release()
+
+    def _lock(self, deadline: float) -> bool:
+        with contextlib.suppress(OSError):  # a folder that cannot be written to
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640)
+            while time.monotonic() < deadline:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                time.sleep(_SHORT_SECONDS)
+        return False
+
+    def close(self) -> None:
+        """Close the file of the lock."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
 class Database:
     """The sessions of one process. Make it after fork, never before.
 
@@ -74,19 +127,27 @@ class Database:
                 max_overflow=20,
                 hide_parameters=True,
             )
+        self._turns = _Turns(self.url.database) if self.is_sqlite and self.url.database else None
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(read_only=True, **snapshot)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._turns is None else self._turns.turn()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction: committed when the block ends, rolled back when it raises."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with (
+            self._turn(),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """One transaction of plain statements: committed when the block ends."""
-        with self.engine.begin() as connection:
+        with self._turn(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -98,3 +159,5 @@ class Database:
     def dispose(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+        if self._turns is not None:
+            self._turns.close()
