@@ -42,6 +42,7 @@ _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 5.1, ContentType
 # PS3.8 9.3.8: A-ABORT by the service provider, unexpected PDU
 _ABORT: Final = bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 2))
 _YIELD_SECONDS, _YIELD_MOST = 0.001, 20  # per association that a process has, before it accepts
+_FULL_SECONDS: Final = 0.05  # more, where it can only reject
 WAITING_MAX: Final = 256  # connections that said nothing yet; of more the oldest is closed
 
 
@@ -118,7 +119,9 @@ class NodeServer(ThreadedAssociationServer):
 
         The busier a process is, the later it tries: connections go to the one with the fewest.
         """
-        time.sleep(_YIELD_SECONDS * min(len(self.active_associations), _YIELD_MOST))
+        busy = len(self.active_associations)
+        is_full = busy >= self.ae.maximum_associations
+        time.sleep(_YIELD_SECONDS * min(busy, _YIELD_MOST) + _FULL_SECONDS * is_full)
         return super().get_request()
 
     def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  socketserver's

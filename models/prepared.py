@@ -13,8 +13,8 @@ class Prepared:
     """A statement with named values, as text for one kind of database.
 
     SQLAlchemy finds the text again each time and wraps the result, which takes several times as
-    long as SQLite takes to execute it. Values are converted as the columns' types say; results come as
-    the driver gives them.
+    long as SQLite takes to execute it. Values are converted as the columns' types say; results come
+    as the driver gives them.
     """
 
     def __init__(

@@ -1,0 +1,180 @@
+"""The short way to the rows writes what the long way writes, and leaves it what is not plain."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import DX_FOR_PROCESSING
+from rows import open_database
+from sqlalchemy import select, text
+
+from dicom_node.intake import record_instance
+from dicom_node.plain import PlainRows
+from dicom_node.recorder import Recorder
+from dicom_node.types import Identity, Peer, SpooledInstance
+from models.audit import AuditEvent
+from models.base import Base
+from models.imaging import Instance, Series, Study
+from models.job import Job
+from models.session import Database
+from models.settings import Settings, load_settings
+from models.states import StoreOutcome
+
+_TABLES = (Study, Series, Instance, Job, AuditEvent)
+_OF_THE_MOMENT = {"created_at", "last_received_at", "received_at", "not_before", "at"}
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with open_database(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(
+        None,
+        data_dir=tmp_path,
+        dispatch={"stat_calling_aets": ["ICU"]},
+        rules=[{"calling_aet": "ICU", "model": "adversarial-unet"}],
+    )
+
+
+def _spooled(number: int, calling_aet: str = "PACS", **attributes: Any) -> SpooledInstance:
+    identity = Identity(
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
+        sop_instance_uid=f"1.2.{number}",
+        study_instance_uid=f"1.3.{number // 2}",
+        series_instance_uid=f"1.4.{number // 2}",
+        modality="DX",
+        patient_id="P1",
+        issuer_of_patient_id=None,
+        accession_number="A1",
+        study_date="20260102",
+        presentation_intent="FOR PRESENTATION",
+        manufacturer="Maker",
+        manufacturer_model_name="Model",
+    )
+    return SpooledInstance(
+        storage_key=f"ab/{number}.dcm",
+        path=Path(f"ab/{number}.dcm"),
+        identity=replace(identity, **attributes),
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        data_set_sha256=f"{number:064x}",
+        size_bytes=1000 + number,
+        peer=Peer(calling_aet, "NODE", "10.0.0.1:1234"),
+    )
+
+
+def _rows(database: Database) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of every table; of times only whether there is one."""
+    with database.read() as session:
+        return {
+            model.__tablename__: [
+                {
+                    column.name: bool(value) if column.name in _OF_THE_MOMENT else value
+                    for column, value in zip(model.__table__.columns, row, strict=True)
+                }
+                for row in session.execute(
+                    select(*model.__table__.columns).order_by(model.__table__.columns["id"])
+                )
+            ]
+            for model in _TABLES
+        }
+
+
+def _empty(database: Database, *models: type[Base]) -> None:
+    with database.write() as session:
+        for model in reversed(models):
+            session.execute(text(f"DELETE FROM {model.__tablename__}"))  # noqa: S608  our own names
+        if not database.is_sqlite:
+            for model in models:
+                name = model.__tablename__
+                session.execute(text(f"ALTER SEQUENCE {name}_id_seq RESTART"))
+
+
+_PLAIN = [
+    _spooled(2),
+    _spooled(3),
+    _spooled(4, calling_aet="ICU"),
+    _spooled(6, sop_class_uid="1.2.840.10008.5.1.4.1.1.7"),
+    _spooled(8, sop_class_uid=DX_FOR_PROCESSING, presentation_intent="FOR PROCESSING"),
+    _spooled(10, issuer_of_patient_id="HOSPITAL", modality=None, accession_number=None),
+    _spooled(11, issuer_of_patient_id="HOSPITAL", series_instance_uid="1.4.5.1"),
+]
+
+
+def test_both_ways_write_the_same_rows(database: Database, settings: Settings) -> None:
+    for spooled in _PLAIN:
+        assert record_instance(database, settings, spooled) is StoreOutcome.STORED
+    wanted = _rows(database)
+    _empty(database, *_TABLES)
+    rows = PlainRows(database.engine.dialect, settings)
+    for spooled in _PLAIN:
+        with database.connect() as connection:
+            assert rows.add(connection, spooled)
+    assert _rows(database) == wanted
+
+
+@pytest.mark.parametrize(
+    ("spooled", "change"),
+    [
+        (_spooled(3, patient_id=None), ""),
+        (_spooled(3, patient_id="P2"), ""),
+        (_spooled(3, sop_class_uid="1.2.840.10008.5.1.4.1.1.88.59"), ""),
+        (_spooled(3, sop_instance_uid="1.2.2"), ""),
+        (_spooled(3), "UPDATE study SET state = 'delivered'"),
+        (_spooled(3), "UPDATE study SET patient_id = NULL"),
+    ],
+)
+def test_what_is_not_plain_is_left_and_changes_nothing(
+    database: Database, settings: Settings, spooled: SpooledInstance, change: str
+) -> None:
+    record_instance(database, settings, _spooled(2))
+    if change:
+        with database.write() as session:
+            session.execute(text(change))
+    before = _rows(database)
+    with database.connect() as connection:
+        assert not PlainRows(database.engine.dialect, settings).add(connection, spooled)
+    assert _rows(database) == before
+    assert Recorder(database, settings).record(spooled) in StoreOutcome  # the long way knows
+
+
+def test_many_at_once_are_all_recorded_once(database: Database, settings: Settings) -> None:
+    recorders = [Recorder(database, settings) for _ in range(3)]  # as many as processes
+    objects = [_spooled(number) for number in range(60)] * 3
+    with ThreadPoolExecutor(24) as pool:
+        jobs = [
+            pool.submit(recorders[n % 3].record, replace(each, storage_key=f"cd/{n}.dcm"))
+            for n, each in enumerate(objects)
+        ]
+        outcomes = [job.result() for job in jobs]
+    assert outcomes.count(StoreOutcome.STORED) == 60
+    assert outcomes.count(StoreOutcome.DUPLICATE) == 120
+    rows = _rows(database)
+    assert {name: len(rows[name]) for name in ("study", "series", "instance", "job")} == {
+        "study": 30,
+        "series": 30,
+        "instance": 60,
+        "job": 60,
+    }
+    assert len(rows["audit_event"]) == 180
+
+
+def test_a_failure_in_a_batch_costs_no_other_object(database: Database, settings: Settings) -> None:
+    """The row that cannot be written ends the common transaction; each is then written alone."""
+    record_instance(database, settings, _spooled(2))
+    taken = replace(_spooled(20), storage_key="ab/2.dcm")  # unique, and taken
+    recorder = Recorder(database, settings)
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [
+            pool.submit(recorder.record, each) for each in (taken, *map(_spooled, range(30, 37)))
+        ]
+        errors = [job.exception() for job in jobs]
+    assert errors[0] is not None
+    assert errors[1:] == [None] * 7
+    assert len(_rows(database)["instance"]) == 8
