@@ -65,7 +65,13 @@ def _children(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
 
 
 def _wait(process: "subprocess.Popen[bytes]", port: int) -> list[psutil.Process]:
-    wait_until(lambda: len(_children(process)) == 3 and _answers(port), 60, "three listeners")
+    """Return the three listeners once each of them has its thread that accepts."""
+    wait_until(
+        lambda: [child.num_threads() > 1 for child in _children(process)] == [True] * 3,
+        60,
+        "three listeners",
+    )
+    assert _answers(port)
     return _children(process)
 
 
