@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import (
@@ -20,7 +20,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
 )
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 from dicom_node.errors import DataSetMismatchError, NotUnderstoodError
 from dicom_node.receive import ReceivedFile
@@ -36,9 +36,10 @@ _IMPLICIT = ImplicitVRLittleEndian
 _NOT_PLAIN: Final = frozenset({str(DeflatedExplicitVRLittleEndian), str(ExplicitVRBigEndian)})
 _IMPLICIT_HEAD, _LENGTH = struct.Struct("<HHL"), struct.Struct("<L")  # PS3.5 7.1
 _LONGEST_ELEMENT_HEAD: Final = 12
+_VRS: Final = frozenset({None, *(vr.value.encode() for vr in STANDARD_VR)})
 _LONG_VRS: Final = frozenset(vr.value.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _KEYWORDS: Final = {
-    tag: keyword
+    tag: (keyword, dictionary_VR(tag).encode())
     for keyword in (
         *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
         *("Modality", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyDate"),
@@ -143,33 +144,40 @@ def scan(head: bytes, transfer_syntax_uid: str) -> dict[str, str] | None:
     """Return the identity's attributes by keyword from the first bytes of a plain data set.
 
     None where it takes more than a walk over little-endian elements of known lengths: items of
-    undefined length, text that is not ASCII, several values, an identity that ends behind `head`.
+    undefined length, text that is not ASCII, several values, disorder, an identity that ends behind
+    `head`.
     pydicom, which knows all of that, needs ten times as long.
     """
     if transfer_syntax_uid in _NOT_PLAIN:
         return None
     is_implicit = transfer_syntax_uid == _IMPLICIT
     found: dict[str, str] = {}
-    at, end = 0, len(head) - _LONGEST_ELEMENT_HEAD
+    at, end, last = 0, len(head) - _LONGEST_ELEMENT_HEAD, 0
     while at < end:
         group, element, length = _IMPLICIT_HEAD.unpack_from(head, at)
-        tag = group << 16 | element
+        tag, at = group << 16 | element, at + _IMPLICIT_HEAD.size
         if tag > _LAST_TAG:
             return found
-        at += _IMPLICIT_HEAD.size
-        if not is_implicit:
-            if head[at - 4 : at - 2] in _LONG_VRS:
-                length = _LENGTH.unpack_from(head, at)[0]
-                at += _LENGTH.size
-            else:
-                length >>= 16
+        vr = None if is_implicit else head[at - 4 : at - 2]
+        if tag <= last or vr not in _VRS:
+            return None
+        last = tag
+        if vr in _LONG_VRS:
+            length, at = _LENGTH.unpack_from(head, at)[0], at + _LENGTH.size
+        elif vr is not None:
+            length >>= 16
         if tag in _KEYWORDS:
-            value = head[at : at + length]
-            if not value.isascii() or b"\\" in value or b"\x1b" in value:
+            text = _plain_text(head[at : at + length])
+            if text is None or vr not in {None, _KEYWORDS[tag][1]}:
                 return None
-            found[_KEYWORDS[tag]] = value.decode("ascii")
+            found[_KEYWORDS[tag][0]] = text
         at += length
     return None
+
+
+def _plain_text(value: bytes) -> str | None:
+    text = value.rstrip(b"\0 ").decode("ascii", "replace")
+    return text if text.isascii() and text.isprintable() and "\\" not in text else None
 
 
 def read_identity(path: Path, offset: int, request: StoreRequest) -> Identity:

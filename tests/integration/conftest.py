@@ -9,9 +9,7 @@ from typing import Any
 
 import pydicom.config
 import pynetdicom.association
-import pynetdicom.dimse_messages
 import pytest
-from pynetdicom import _config
 from rows import open_database
 
 from dicom_node.listener import Listener
@@ -44,14 +42,10 @@ def _global_settings() -> Iterator[None]:
     """Put back what a listener sets for its whole process."""
     values = pydicom.config.settings
     saved = (values.reading_validation_mode, values.writing_validation_mode)
-    temporary = vars(pynetdicom.dimse_messages)["NamedTemporaryFile"]
     services = vars(pynetdicom.association)["uid_to_service_class"]
-    chunked = _config.STORE_RECV_CHUNKED_DATASET
     yield
     values.reading_validation_mode, values.writing_validation_mode = saved
-    vars(pynetdicom.dimse_messages)["NamedTemporaryFile"] = temporary
     vars(pynetdicom.association)["uid_to_service_class"] = services
-    _config.STORE_RECV_CHUNKED_DATASET = chunked
 
 
 @pytest.fixture
