@@ -122,19 +122,24 @@ def _states(session: Session) -> Line:
 
 
 def _spool(session: Session, settings: Settings) -> Line:
-    """Files in the spool = instances; a surplus waits for the orphan sweep, a lack is a loss.
+    """Files in the spool = instances not yet purged; a surplus is swept, a lack is a loss.
 
-    A young file without a row may belong to a C-STORE that is being answered just now.
+    A young file without a row may belong to a C-STORE that is being answered just now. One of a
+    purged row is deleted by the next sweep of retention.
     """
-    known = set(session.scalars(select(Instance.storage_key)))
+    known = set(session.scalars(select(Instance.storage_key).where(Instance.purged_at.is_(None))))
+    purged = set(
+        session.scalars(select(Instance.storage_key).where(Instance.purged_at.is_not(None)))
+    )
     spool = Spool(settings.spool_dir, 0)
-    present = set(spool.keys())
-    orphans = set(spool.keys(_ARRIVING_SECONDS)) - known
+    present = set(spool.keys()) - purged
+    orphans = set(spool.keys(_ARRIVING_SECONDS)) - known - purged
     parts = {
         "with a row": len(present & known),
         "missing": len(known - present),
         "without a row": len(orphans),
         "arriving": len(present - known - orphans),
+        "purged": len(purged),
     }
     return Line("spool files", len(present & known) + len(orphans), len(known), parts)
 
