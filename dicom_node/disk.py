@@ -18,11 +18,12 @@ from models.settings import Settings
 
 _WINDOW_DAYS: Final = 7.0
 _DAY: Final = 86_400.0
+_IN_SIGHT_DAYS: Final = 3_650.0
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One file system of ours. `days_left` is None where it does not fill."""
+    """One file system of ours. `days_left` is None where it does not fill within ten years."""
 
     folder: Path
     free_bytes: int
@@ -83,7 +84,8 @@ def _forecast(settings: Settings, folder: Path, bytes_per_day: float) -> Forecas
     free = shutil.disk_usage(folder).free
     floor = settings.dicom.min_free_bytes if folder == settings.spool_dir else 0
     days = max(free - floor, 0) / bytes_per_day if bytes_per_day > 0 else None
-    return Forecast(folder, free, bytes_per_day, days)
+    in_sight = days if days is not None and days < _IN_SIGHT_DAYS else None
+    return Forecast(folder, free, bytes_per_day, in_sight)
 
 
 def _growth(
