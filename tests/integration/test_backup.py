@@ -31,6 +31,7 @@ Listen = Callable[..., "RunningListener"]  # noqa: F821  a fixture of conftest.p
 
 # As docs/operations.md has them; $NODE stands for the data folder, $TO for that of the backup.
 FILES = 'tar -C "$NODE" --exclude=incoming -cf "$TO/files.tar" spool artifacts || test $? = 1'
+LOCK, UNLOCK = 'exec 9> "$NODE/retention.lock" && flock 9', "exec 9>&-"
 SQLITE = ('dicom-node db backup --data-dir "$NODE" "$TO/node.db"', FILES)
 POSTGRES = ('pg_dump --format=custom --file="$TO/node.dump" "$URL"', FILES)
 RESTORE_SQLITE = 'cp "$TO/node.db" "$NODE/node.db"'
@@ -89,14 +90,8 @@ def _backup(settings: Settings, to: Path) -> None:
     """Do what the document says: the database first, the files second, retention waiting."""
     url = settings.effective_database_url
     lines = SQLITE if url.startswith("sqlite") else POSTGRES
-    script = " &&\n".join(lines[:-1]) + f" &&\n({FILES})"
     to.mkdir()
-    _shell(
-        f"flock \"$NODE/retention.lock\" sh -ec '{script}'",
-        settings.data_dir,
-        to,
-        url,
-    )
+    _shell("\n".join((LOCK, *lines, UNLOCK)), settings.data_dir, to, url)
 
 
 def _restore(to: Path, node: Path, url: str) -> None:
@@ -253,5 +248,7 @@ def test_a_backup_keeps_retention_waiting(tmp_path: Path) -> None:
 
 def test_the_document_has_these_commands(repository: Path) -> None:
     text = (repository / "docs" / "operations.md").read_text()
-    for line in (*SQLITE, *POSTGRES, RESTORE_SQLITE, RESTORE_POSTGRES, RESTORE_FILES):
+    for lines in (SQLITE, POSTGRES):
+        assert "\n".join((LOCK, *lines, UNLOCK)) in text
+    for line in (RESTORE_SQLITE, RESTORE_POSTGRES, RESTORE_FILES):
         assert line in text

@@ -57,6 +57,12 @@ SHADOW_ROWS = (
     '{NOW}')""",  # noqa: S608  as above
 )
 
+QUESTION = """
+INSERT INTO commitment_order (id, transaction_uid, calling_aet, instances, is_duplicate, state,
+    attempts, next_attempt_at, asked_at) VALUES (1, '2.25.1', 'CR1',
+    '[["1.2", "1.2.3.4.5"], ["1.2", "1.2.9"]]', FALSE, 'accepted', 1, :now, :now)
+"""
+
 
 def _migrate(database: Database, to: str, step: str = "upgrade") -> None:
     config = Config(schema._config().config_file_name)
@@ -221,14 +227,7 @@ def test_going_back_keeps_what_the_first_release_knew(old: Database) -> None:
 def test_what_was_promised_to_senders_before_retention_is_kept(old: Database) -> None:
     _migrate(old, "0006")
     with old.write() as session:
-        session.execute(
-            text(
-                "INSERT INTO commitment_order (id, transaction_uid, calling_aet, instances,"
-                " is_duplicate, state, attempts, next_attempt_at, asked_at) VALUES (1, '2.25.1',"
-                """ 'CR1', '[["1.2", "1.2.3.4.5"], ["1.2", "1.2.9"]]', FALSE, 'accepted', 1,"""
-                f" '{NOW}', '{NOW}')"
-            )
-        )
+        session.execute(text(QUESTION), {"now": NOW})
     schema.upgrade(old)
     with old.read() as session:
         row = session.scalars(select(Instance)).one()
