@@ -59,7 +59,7 @@ def _mark_promises() -> None:
 def downgrade() -> None:
     with op.batch_alter_table('instance', schema=None) as batch_op:
         batch_op.drop_index('ix_instance_kept_received_at')
+    # Not by a copy of the table, whose rows others refer to.
     for table, columns in (('artifact', _BOTH), ('instance', (*_BOTH, 'stored_at'))):
-        with op.batch_alter_table(table, schema=None) as batch_op:
-            for column in columns:
-                batch_op.drop_column(column)
+        for column in columns:
+            op.drop_column(table, column)
