@@ -6,14 +6,14 @@ and the bytes that came again are dropped by intake.
 
 from typing import Final
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.types import SpooledInstance
 from models.audit import AuditAction, record
 from models.base import utc_now
 from models.files import make_directory
-from models.imaging import Instance
+from models.imaging import Instance, Study
 from models.settings import Settings
 
 DAMAGED: Final = "damaged"  # below the spool: set aside for whoever looks into the disk
@@ -28,11 +28,14 @@ def take_bytes(
     row gets the new file's storage key, so that a purge of the old one which is under way deletes
     nothing else. Raises OSError when a damaged file cannot be set aside.
     """
-    if row.storage_key == spooled.storage_key:
+    if row.storage_key == spooled.storage_key or _fault(settings, row) is None:
         return False
+    # The study before the instance, the order of everybody.
+    study = Study.id == row.series.study_id
+    session.scalars(select(Study.id).where(study).with_for_update()).one()
     session.refresh(row, with_for_update=True)
     why = _fault(settings, row)
-    if why is None or row.data_set_sha256 != spooled.data_set_sha256:
+    if why is None:
         return False
     if why == DAMAGED:
         _set_aside(settings, row.storage_key)

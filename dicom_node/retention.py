@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _PORTION: Final = 20  # purged in one step: the dispatcher has other things to do
 _COMPARING: Final = 200  # images that wait for a worker at once
+_SKIPPED: Final = 1000  # with so many bad files at once somebody has to look
 _SWEEP_SECONDS: Final = 3600.0
 _BLOCK: Final = 500
 
@@ -124,19 +125,19 @@ class Retention:
 
     def _by_age(self) -> list[Purge]:
         before = _before(self._wanted.images_days)
-        if before is None:
-            return []
-        return [each for row in self._next(before) if (each := self._purge(row, before, "age"))]
+        while before is not None and (rows := self._next(before)):
+            if purged := [each for row in rows if (each := self._purge(row, before, "age"))]:
+                return purged
+        return []
 
     def _by_floor(self) -> list[Purge]:
         purged: list[Purge] = []
-        if self._below_floor() <= 0:
-            return purged
-        for row in self._next(None):
-            if self._below_floor() <= 0:
-                break
-            if (each := self._purge(row, None, "floor")) is not None:
-                purged.append(each)
+        while not purged and self._below_floor() > 0 and (rows := self._next(None)):
+            purged = [
+                each
+                for row in rows
+                if self._below_floor() > 0 and (each := self._purge(row, None, "floor"))
+            ]
         return purged
 
     def _below_floor(self) -> int:
@@ -147,6 +148,9 @@ class Retention:
         return self._wanted.floor_bytes - shutil.disk_usage(self._settings.spool_dir).free
 
     def _next(self, before: datetime | None) -> list[Instance]:
+        """Return the next candidates but for those that were skipped; none after too many."""
+        if len(self._skipped[Instance]) > _SKIPPED:
+            return []
         query = images(self._settings, before).where(Instance.id.not_in(self._skipped[Instance]))
         with self._database.read() as session:
             return list(session.scalars(query.limit(_PORTION)))
@@ -208,6 +212,8 @@ class Retention:
             room = _COMPARING - (session.scalar(_comparing()) or 0)
             query = uncompared_images(self._settings, before).limit(max(room, 0))
             for row in session.scalars(query).all():
+                if not (self._settings.spool_dir / row.storage_key).exists():
+                    continue  # lost: the ledger and a scrub say so; no worker can read it
                 revision = row.identity_revision
                 job = Job(kind=JobKind.COMPARE, instance_id=row.id, identity_revision=revision)
                 job.priority = SHADOW
@@ -322,7 +328,8 @@ def sweep_purged(database: Database, settings: Settings) -> int:
     for root, table in ((settings.spool_dir, Instance), (settings.artifact_dir, Artifact)):
         for keys in _blocks(root):
             removed += _sweep(database, table, root, keys, purged=True)
-        for keys in _blocks(root / HEADERS):
+        # A header is written before its row says purged: one of this hour may wait for that.
+        for keys in _blocks(root / HEADERS, older_than_seconds=_SWEEP_SECONDS):
             removed += _sweep(database, table, root / HEADERS, keys, purged=False)
     if removed:
         log.info("%d files of purged objects deleted", removed)
@@ -351,11 +358,14 @@ def _sweep(
     return len(gone)
 
 
-def _blocks(root: Path) -> Iterator[list[str]]:
-    """Yield the storage keys below a folder, some hundred at a time."""
+def _blocks(root: Path, older_than_seconds: float = 0.0) -> Iterator[list[str]]:
+    """Yield the storage keys of files of at least that age below a folder, some hundred at once."""
+    limit = time.time() - older_than_seconds
     keys: list[str] = []
     for shard in sorted(root.glob("[0-9a-f][0-9a-f]")):
         for entry in os.scandir(shard):
+            if older_than_seconds and entry.stat().st_mtime > limit:
+                continue
             keys.append(f"{shard.name}/{entry.name}")
             if len(keys) == _BLOCK:
                 yield keys

@@ -13,6 +13,7 @@ from rejection_bench import Archive, Bench, archive, image
 from rows import instances, outcomes
 from sqlalchemy import update
 
+from dicom_node import retention
 from dicom_node.ledger import compute
 from dicom_node.queue import JobQueue
 from dicom_node.retention import Retention, locked, sweep_purged
@@ -256,6 +257,8 @@ def test_a_purged_image_that_comes_again_is_here_again(node: Make) -> None:
     assert outcomes(it.database, AuditAction.INSTANCE_STORED) == ["stored", "duplicate"]
     assert outcomes(it.database, AuditAction.INSTANCE_RESTORED) == ["purged"]
     assert it.unbalanced == []
+    for header in (it.settings.spool_dir / HEADERS).glob("??/*"):
+        os.utime(header, (0, 0))
     sweep_purged(it.database, it.settings)
     assert len(_files(it)) == 1
     assert list((it.settings.spool_dir / HEADERS).glob("??/*")) == []
@@ -359,3 +362,19 @@ def test_an_analysis_of_a_purged_image_ends_with_the_reason(node: Make) -> None:
     job = Job(kind=JobKind.ANALYSE, instance_id=it.instance(image(1)).id, model_selector="other")
     with pytest.raises(AnalysisFailed, match="have it sent again"):
         tasks._analysed(job, it.runtime)
+
+
+def test_files_that_cannot_be_purged_do_not_hold_up_the_others(
+    node: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_PORTION", 2)
+    it = node()
+    images = [image(number) for number in range(1, 6)]
+    _delivered(it, *images)
+    _age(it)
+    list(_retention(it).run())
+    it.compare()
+    for ds in images[:3]:
+        (it.settings.spool_dir / it.instance(ds).storage_key).unlink()
+    assert len(list(_retention(it).run())) == 2
+    assert _files(it) == []
