@@ -17,6 +17,7 @@ from dicom_node.options import common as _common
 from dicom_node.options import listing as _listing
 from dicom_node.options import open_database as _database
 from dicom_node.options import settings_of as _settings
+from dicom_node.storage_commands import backup, retention, scrub
 from models.files import keep_files_private
 from models.log import set_up_logging
 from models.sections import DestinationSettings
@@ -349,6 +350,9 @@ def conformance(config: Path | None, data_dir: Path | None, out: TextIO) -> None
 
 
 cli.add_command(quarantine)
+cli.add_command(retention)
+cli.add_command(scrub)
+db.add_command(backup)
 cli.add_command(patient)
 
 

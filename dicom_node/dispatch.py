@@ -22,6 +22,7 @@ from dicom_node.planning import (
 from dicom_node.queue import JobQueue
 from dicom_node.recovery import recover_orphans
 from dicom_node.rejection import read_key_objects
+from dicom_node.retention import Retention
 from dicom_node.settling import is_quiet, quiet_studies, settle
 from dicom_node.spool import Spool
 from models.base import advance, utc_now
@@ -47,6 +48,7 @@ class Dispatcher:
         self._database = database
         self._queue = queue
         self._spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
+        self._retention = Retention(settings, database)
         self._next_orphan_sweep = 0.0
 
     def step(self) -> bool:
@@ -56,7 +58,8 @@ class Dispatcher:
         # keep the rest from moving.
         moved = read_key_objects(self._database, self._spool)
         moved += decide_updates(self._database, self._settings)
-        moved += self._reap() + self._settle() + self._plan() + self._finish() + self._publish()
+        moved += self._reap() + self._settle() + self._plan() + self._finish()
+        moved += self._retention.step() + self._publish()
         return moved > 0
 
     def _publish(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import text
 
 from dicom_node.commitment.associations import commitment_association
+from dicom_node.disk import check_disks
 from dicom_node.queue import JobQueue
 from dicom_node.senders.base import Receiver
 from dicom_node.senders.cstore import CStoreSender
@@ -117,6 +118,7 @@ def examine(settings: Settings, database: Database) -> list[Finding]:
     findings = [
         _try("database", lambda: check_database(database)),
         _try("spool", lambda: check_spool(settings)),
+        _try("disks", lambda: check_disks(settings, database)),
         _try("broker", lambda: f"{queue.depth('analyse')} messages waiting in analyse"),
         _try("workers", lambda: _check_workers(queue)),
         _try("models", lambda: _check_models(settings, queue)),

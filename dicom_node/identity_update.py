@@ -23,6 +23,7 @@ from dicom_node.rejection import end_replaced, take_back
 from dicom_node.types import Identity
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
+from models.files import header_path
 from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
@@ -297,7 +298,8 @@ def admit_matching(session: Session, settings: Settings, study: Study) -> None:
 def _set_identity(settings: Settings, study: Study, row: Instance) -> None:
     study.patient_id = row.patient_id
     study.issuer_of_patient_id = row.issuer_of_patient_id
-    identity = _identity_in_file(settings.spool_dir / row.storage_key, row)
+    path = header_path(settings.spool_dir, row.storage_key, row.purged_at)
+    identity = _identity_in_file(path, row)
     if identity is not None:
         study.accession_number = identity.accession_number
         study.study_date = identity.study_date

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.contexts import CAPTURES, IMAGE_CLASSES
+from dicom_node.healing import take_bytes
 from dicom_node.spool import Spool
 from dicom_node.status import SUCCESS
 from dicom_node.types import Identity, SpooledInstance
@@ -115,6 +116,7 @@ def _record(session: Session, settings: Settings, spooled: SpooledInstance) -> S
     ).all()
     known = [row for row in same_uid if row.data_set_sha256 == spooled.data_set_sha256]
     for row in known:
+        take_bytes(session, settings, row, spooled)
         _take_back_again(session, settings, row, spooled)
         _tell_if_outdated(session, row, spooled)
     if known:

@@ -34,6 +34,7 @@ from models.states import (
 _INTAKE_ACTIONS = (AuditAction.INSTANCE_STORED, AuditAction.INSTANCE_RECOVERED)
 
 _ARRIVING_SECONDS = 60.0
+_BLOCK = 500
 
 
 def _has_reason(reason: Reason) -> ColumnElement[bool]:
@@ -122,21 +123,35 @@ def _states(session: Session) -> Line:
 
 
 def _spool(session: Session, settings: Settings) -> Line:
-    """Files in the spool = instances; a surplus waits for the orphan sweep, a lack is a loss.
+    """Files in the spool = instances not yet purged; a surplus is swept, a lack is a loss.
 
-    A young file without a row may belong to a C-STORE that is being answered just now.
+    A young file without a row may belong to a C-STORE that is being answered just now. One of a
+    purged row is deleted by the next sweep of retention.
     """
-    known = set(session.scalars(select(Instance.storage_key)))
+    known = set(session.scalars(select(Instance.storage_key).where(Instance.purged_at.is_(None))))
     spool = Spool(settings.spool_dir, 0)
     present = set(spool.keys())
-    orphans = set(spool.keys(_ARRIVING_SECONDS)) - known
+    left_over = _purged_among(session, present - known)
+    orphans = set(spool.keys(_ARRIVING_SECONDS)) - known - left_over
     parts = {
         "with a row": len(present & known),
         "missing": len(known - present),
         "without a row": len(orphans),
-        "arriving": len(present - known - orphans),
+        "arriving": len(present - known - orphans - left_over),
+        "purged": _count(session, Instance, Instance.purged_at.is_not(None)),
     }
     return Line("spool files", len(present & known) + len(orphans), len(known), parts)
+
+
+def _purged_among(session: Session, keys: set[str]) -> set[str]:
+    """Return which files are of purged rows; there are many of those, and few such files."""
+    found: set[str] = set()
+    ordered = sorted(keys)
+    for start in range(0, len(ordered), _BLOCK):
+        of_block = Instance.storage_key.in_(ordered[start : start + _BLOCK])
+        query = select(Instance.storage_key).where(of_block, Instance.purged_at.is_not(None))
+        found |= set(session.scalars(query))
+    return found
 
 
 def _segmentations(session: Session) -> Line:

@@ -30,6 +30,7 @@ class MergeOutcome(StrEnum):
     FOUND = "found"  # a dry run changes nothing
     MERGED = "merged"
     BUSY = "busy"  # its images are being analysed: run the merge again
+    PURGED = "purged"  # images to analyse again are not here any more: have them sent again
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,15 @@ def _merge_study(
             instances = _instances(session, study)
             if any(row.state is InstanceState.QUEUED for row in instances):
                 return MergeOutcome.BUSY, None
+            if any(_is_missing(row) for row in instances):
+                return MergeOutcome.PURGED, None
             return MergeOutcome.MERGED, _correct(session, settings, study, instances, act)
     except (LostRaceError, IntegrityError):
         return MergeOutcome.BUSY, None
+
+
+def _is_missing(row: Instance) -> bool:
+    return row.state is InstanceState.ANALYSED and row.purged_at is not None
 
 
 def _instances(session: Session, study: Study) -> Sequence[Instance]:

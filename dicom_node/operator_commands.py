@@ -34,6 +34,10 @@ _COLUMNS = [
     ("instance", "sop_instance_uid"),
     ("detail", "detail"),
 ]
+_UNFINISHED = (
+    (MergeOutcome.BUSY, "run it again: images are being analysed"),
+    (MergeOutcome.PURGED, "images were purged: have them sent again, then run it again"),
+)
 _MERGE_COLUMNS = [
     ("study", "study_instance_uid"),
     ("outcome", "outcome"),
@@ -248,6 +252,8 @@ def merge_patients(
         dry_run=dry_run,
     )
     print_rows(rows, Format(form or Format.TABLE), _MERGE_COLUMNS)
-    if any(row["outcome"] == MergeOutcome.BUSY for row in rows):
-        click.echo("dicom-node: run it again: images are being analysed", err=True)
+    said = [text for outcome, text in _UNFINISHED if any(it["outcome"] == outcome for it in rows)]
+    for text in said:
+        click.echo(f"dicom-node: {text}", err=True)
+    if said:
         sys.exit(1)

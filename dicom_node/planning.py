@@ -124,6 +124,7 @@ def plan_segmentations(session: Session, settings: Settings, study: Study) -> in
             Artifact.analysis_id.in_(analyses),
             Artifact.kind.in_(_OF_IMAGES),
             Artifact.id.not_in(_WITHDRAWN),
+            Artifact.purged_at.is_(None),
         )
     ).all()
     planned = _plan(session, settings, results) + plan_notes(session, settings, study)
@@ -182,7 +183,9 @@ def _reported(session: Session, study: Study) -> Sequence[Artifact]:
     analyses = {key for revision, key, _ in spoken_of if revision not in of_another}
     of_images = and_(Artifact.analysis_id.in_(analyses), Artifact.kind.in_(_OF_IMAGES))
     return session.scalars(
-        select(Artifact).where(or_(of_study, of_images), Artifact.id.not_in(_WITHDRAWN))
+        select(Artifact).where(
+            or_(of_study, of_images), Artifact.id.not_in(_WITHDRAWN), Artifact.purged_at.is_(None)
+        )
     ).all()
 
 
@@ -210,7 +213,9 @@ def plan_substitute(session: Session, refused: Delivery) -> None:
         return
     captures = session.scalars(
         select(Artifact.id).where(
-            Artifact.analysis_id == artifact.analysis_id, Artifact.kind == ArtifactKind.SC
+            Artifact.analysis_id == artifact.analysis_id,
+            Artifact.kind == ArtifactKind.SC,
+            Artifact.purged_at.is_(None),
         )
     ).all()
     planned = _make_due(session, refused.destination_id, captures)

@@ -90,6 +90,7 @@ def _instance_row(instance: Instance, series: Series, study: Study) -> dict[str,
         "status": instance.state.value,
         "reason": instance.reason,
         "detail": instance.detail,
+        "purged": instance.purged_at is not None,
         "study_state": study.state.value,
         "revision": study.revision,
     }
@@ -154,6 +155,7 @@ def _files(
             "path": str(settings.artifact_dir / artifact.storage_key),
             "sop_instance_uid": artifact.sop_instance_uid,
             "sha256": artifact.sha256,
+            "purged": artifact.purged_at is not None,
             "deliveries": _deliveries(session, artifact)
             if artifact.sop_instance_uid is not None
             else [],

@@ -16,7 +16,8 @@ def add_shadow_jobs(
 ) -> int:
     """Add a job per analysis that is in the share and has none yet; return how many it were.
 
-    An analysis that the second model itself made is left out: there is nothing to compare. The
+    An analysis that the second model itself made is left out: there is nothing to compare, and so
+    is one whose image was purged. The
     jobs belong to no instance and no study, so neither waits for them or changes with them.
     """
     if settings.model is None:
@@ -34,6 +35,7 @@ def add_shadow_jobs(
         analysis
         for analysis in analyses
         if analysis.id not in known
+        and analysis.instance.purged_at is None
         and analysis.model_version.name != settings.model
         and settings.takes(analysis.instance.sop_instance_uid, analysis.instance.calling_aet)
     ]

@@ -41,6 +41,10 @@ class AuditAction(StrEnum):
     QUERY = "query"  # C-FIND
     BEGIN_TRANSFERRING = "begin_transferring"  # C-MOVE or C-GET, one event per study
     INSTANCES_TRANSFERRED = "instances_transferred"
+    INSTANCE_PURGED = "instance_purged"  # by retention; the outcome says why: age or floor
+    INSTANCE_RESTORED = "instance_restored"  # its bytes came again: were purged, missing or damaged
+    ARTIFACT_PURGED = "artifact_purged"
+    STORAGE_SCRUBBED = "storage_scrubbed"  # every stored file of a portion was read
 
 
 class AuditEvent(Base):

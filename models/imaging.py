@@ -84,6 +84,11 @@ class Instance(Base):
     `pixel_sha256` and `header_sha256` say what a worker found in the file when it had to be
     compared with another; the header is the corrected one, that of the file is in
     `file_header_sha256`. `decided_at` is when a `uid_conflict` was told from an update.
+
+    `purged_at`: retention took the bytes, the row stays; the elements in front of the pixels are
+    kept beside (`models.files.header_path`). `stored_at` is when the bytes came that are here now,
+    where they came again later than at `received_at`. `promised_at`: a sender was told that this
+    node keeps it (Storage Commitment). `damaged_at`, `scrubbed_at`: what the last scrub found.
     """
 
     __tablename__ = "instance"
@@ -99,6 +104,12 @@ class Instance(Base):
         Index("ix_instance_series_id_state", "series_id", "state"),
         Index("ix_instance_received_at", "received_at"),
         Index("ix_instance_reason_decided_at", "reason", "decided_at"),
+        Index(
+            "ix_instance_kept_received_at",
+            "received_at",
+            sqlite_where=text("purged_at IS NULL"),
+            postgresql_where=text("purged_at IS NULL"),
+        ),
     )
 
     id: Mapped[Primary]
@@ -127,5 +138,10 @@ class Instance(Base):
     header_sha256: Mapped[str | None] = mapped_column(String(64))
     file_header_sha256: Mapped[str | None] = mapped_column(String(64))
     decided_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    purged_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    promised_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    damaged_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    scrubbed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    stored_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     series: Mapped[Series] = relationship(back_populates="instances")

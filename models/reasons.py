@@ -55,6 +55,8 @@ class Reason(StrEnum):
     REJECTED_SAFETY = "rejected_safety"
     REJECTED_WORKLIST = "rejected_worklist"
     REJECTED_RETENTION = "rejected_retention"
+    # retention
+    PURGED = "purged"
     # the node itself
     MODEL_UNAVAILABLE = "model_unavailable"
     WORKER_LOST = "worker_lost"
@@ -100,6 +102,7 @@ SENTENCES: Final[dict[Reason, str]] = {
     Reason.REJECTED_SAFETY: "The image was rejected for patient safety reasons.",
     Reason.REJECTED_WORKLIST: "The image was rejected: it was taken under a wrong worklist entry.",
     Reason.REJECTED_RETENTION: "The image was deleted at its source before it could be analysed.",
+    Reason.PURGED: "The image was purged by retention: have it sent again by its source.",
     Reason.MODEL_UNAVAILABLE: "The model is not installed on the worker, or cannot be loaded.",
     Reason.WORKER_LOST: "The worker died on this job in every attempt.",
     Reason.TIME_LIMIT: "The job ran longer than the configured limit.",

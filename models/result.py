@@ -1,6 +1,7 @@
 """ModelVersion, Analysis, Artifact: which network said what of which image, and the bytes."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -17,7 +18,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from models.base import Base, Key, Primary, Sha256, Timestamp, Uid, enum_column, utc_now
+from models.base import (
+    Base,
+    Key,
+    Primary,
+    Sha256,
+    Timestamp,
+    Uid,
+    UtcDateTime,
+    enum_column,
+    utc_now,
+)
 from models.imaging import Instance, Series, Study
 from models.job import Job
 from models.states import ArtifactKind, InstanceState
@@ -135,7 +146,10 @@ class ShadowAnalysis(Figures, Base):
 
 
 class Artifact(Base):
-    """Stored bytes of one result: of an analysis (SEG, pictures) or of a study revision (SR)."""
+    """Stored bytes of one result: of an analysis (SEG, pictures) or of a study revision (SR).
+
+    The last four columns mean what they mean of an Instance.
+    """
 
     __tablename__ = "artifact"
     __table_args__ = (
@@ -159,6 +173,10 @@ class Artifact(Base):
     sha256: Mapped[Sha256]
     size_bytes: Mapped[int]
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
+    purged_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    promised_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    damaged_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    scrubbed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     analysis: Mapped[Analysis | None] = relationship(back_populates="artifacts")
     study: Mapped[Study | None] = relationship()

@@ -43,6 +43,7 @@ Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Captures = Literal["never", "fallback", "always"]
 Wanted = Literal["never", "always"]
+PurgeableState = Literal["analysed", "not_analysed", "failed", "withdrawn", "superseded"]
 Description = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]+$")]  # LO
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -338,6 +339,31 @@ class WorkerSettings(_Section):
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     soft_time_limit_seconds: Annotated[float, Field(gt=0)] = 240.0
     hard_time_limit_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+
+class StorageSettings(_Section):
+    """Folders that are to be on other disks than `data_dir`."""
+
+    spool: Path | None = None  # default: `spool` in data_dir
+    artifacts: Path | None = None  # default: `artifacts` in data_dir
+
+
+class RetentionSettings(_Section):
+    """What the node may delete by itself; without a value here it deletes nothing."""
+
+    images_days: Annotated[float, Field(ge=0)] | None = None  # None: kept for ever
+    results_days: Annotated[float, Field(ge=0)] | None = None  # None: kept for ever
+    floor_bytes: Annotated[int, Field(ge=0)] = 0  # 0: off
+    states: tuple[PurgeableState, ...] = ("analysed", "not_analysed", "withdrawn", "superseded")
+    purge_promised: bool = False
+    interval_seconds: Annotated[float, Field(gt=0)] = 60.0
+    warn_days: Annotated[float, Field(ge=0)] = 14.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is ever deleted."""
+        wanted = (self.images_days, self.results_days, self.floor_bytes or None)
+        return any(each is not None for each in wanted)
 
 
 class ObjectSettings(_Section):

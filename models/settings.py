@@ -28,8 +28,10 @@ from models.sections import (
     ObjectSettings,
     QueryRetrieveSettings,
     RemoteAESettings,
+    RetentionSettings,
     RuleSettings,
     ShadowSettings,
+    StorageSettings,
     WebSettings,
     WorkerSettings,
 )
@@ -58,6 +60,8 @@ class Settings(BaseSettings):
     shadow: ShadowSettings = ShadowSettings()
     worker: WorkerSettings = WorkerSettings()
     objects: ObjectSettings = ObjectSettings()
+    storage: StorageSettings = StorageSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     _toml: ClassVar[Path | None] = None
 
@@ -100,6 +104,16 @@ class Settings(BaseSettings):
     def _shadow_has_something_to_compare(self) -> Self:
         if self.shadow.model is not None and self.models == (self.shadow.model,):
             msg = f"shadow.model {self.shadow.model} is the model that analyses everything already"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _retention_acts_before_the_node_is_closed(self) -> Self:
+        if 0 < self.retention.floor_bytes <= self.dicom.min_free_bytes:
+            msg = (
+                "retention.floor_bytes must be above dicom.min_free_bytes, below which nothing is "
+                "received: raise the one or lower the other"
+            )
             raise ValueError(msg)
         return self
 
@@ -163,12 +177,12 @@ class Settings(BaseSettings):
     @property
     def spool_dir(self) -> Path:
         """Where received objects live."""
-        return self.data_dir / "spool"
+        return (self.storage.spool or self.data_dir / "spool").absolute()
 
     @property
     def artifact_dir(self) -> Path:
         """Where SEG, SR and pictures live."""
-        return self.data_dir / "artifacts"
+        return (self.storage.artifacts or self.data_dir / "artifacts").absolute()
 
 
 def load_settings(

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.audit import AuditAction, record
+from models.files import header_path
 from models.imaging import SET_ASIDE, Instance, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
@@ -152,8 +153,10 @@ def _ended_by(end: Callable[[InstanceState, Reason, str], None], job_id: int) ->
 
 
 def _analysed(job: Job, runtime: Runtime) -> tuple[LoadedModel, AnalysedImage]:
-    model = runtime.models.get(job.model_selector or "")
     instance, settings = _instance(runtime, job), runtime.settings
+    if instance.purged_at is not None:
+        raise AnalysisFailed(Reason.PURGED)
+    model = runtime.models.get(job.model_selector or "")
     source = settings.spool_dir / instance.storage_key
     classifier = None if job.kind is JobKind.SHADOW else runtime.models.classifier()
     result = analyse_image(source, runtime.sandbox, model.segmenter, settings, classifier)
@@ -186,12 +189,21 @@ def _to_compare(runtime: Runtime, job: Job) -> Sequence[Instance]:
 def _fingerprint(runtime: Runtime, row: Instance) -> Fingerprint | None:
     """Return what stands in one file; None where it cannot be read, which is no equality."""
     try:
-        pixels, header = runtime.sandbox.fingerprint(runtime.settings.spool_dir / row.storage_key)
+        pixels, header = _pixels_and_header(runtime, row)
     except (NotAnalysable, AnalysisFailed) as outcome:
         log.info("instance %d: not comparable: %s", row.id, outcome.reason.value)
         return None
     digest = header_sha256(corrected_header(header, row.correction))
     return Fingerprint(row.id, row.identity_revision, pixels, digest, header_sha256(header))
+
+
+def _pixels_and_header(runtime: Runtime, row: Instance) -> tuple[str, Dataset]:
+    path = header_path(runtime.settings.spool_dir, row.storage_key, row.purged_at)
+    if row.purged_at is None:
+        return runtime.sandbox.fingerprint(path)
+    if row.pixel_sha256 is None or not path.exists():
+        raise AnalysisFailed(Reason.PURGED)
+    return row.pixel_sha256, runtime.sandbox.header(path)
 
 
 def _context(runtime: Runtime, job: Job) -> ObjectContext:
@@ -313,16 +325,16 @@ def _picture(runtime: Runtime, session: Session, analysis: Analysis) -> Callable
 def _report_image(runtime: Runtime, session: Session, analysis: Analysis) -> ReportImage:
     """Rebuild what the report needs from the rows, the SEG on disk and the source's header."""
     settings, instance, model = runtime.settings, analysis.instance, analysis.model_version
-    seg_key = session.scalars(
-        select(Artifact.storage_key).where(
+    source = header_path(settings.spool_dir, instance.storage_key, instance.purged_at)
+    seg = session.scalars(
+        select(Artifact).where(
             Artifact.analysis_id == analysis.id, Artifact.kind == ArtifactKind.SEG
         )
     ).one()
+    seg_path = header_path(settings.artifact_dir, seg.storage_key, seg.purged_at)
     return ReportImage(
-        header=corrected_header(
-            runtime.sandbox.header(settings.spool_dir / instance.storage_key), instance.correction
-        ),
-        seg=dcmread(settings.artifact_dir / seg_key, stop_before_pixels=True),
+        header=corrected_header(runtime.sandbox.header(source), instance.correction),
+        seg=dcmread(seg_path, stop_before_pixels=True),
         measurements=measurements_of(analysis),
         model=ModelIdentity(model.name, model.version, model.sha256),
         configuration_hash=analysis.configuration_hash,

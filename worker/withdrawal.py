@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from models.audit import AuditAction, record
+from models.files import header_path
 from models.imaging import Study
 from models.job import Job
 from models.reasons import Reason
@@ -70,8 +71,7 @@ def store_notes(
     with database.read() as session:
         rows = untold(session, study_id, with_reports=not newest_analyses(session, study_id))
         untold_files = [
-            (row.artifact_id, Reason(row.reason), artifact_dir / row.artifact.storage_key)
-            for row in rows
+            (row.artifact_id, Reason(row.reason), _path(artifact_dir, row.artifact)) for row in rows
         ]
         number = _count(session, study_id)
     wanted = _wanted(
@@ -94,6 +94,10 @@ def store_notes(
             _name(session, study, artifact, note)
         batch.complete(session)
     return len(notes)
+
+
+def _path(artifact_dir: Path, artifact: Artifact) -> Path:
+    return header_path(artifact_dir, artifact.storage_key, artifact.purged_at)
 
 
 def _wanted(objects: Sequence[_Object]) -> list[_Wanted]:

@@ -7,11 +7,11 @@ stored all the same. What this node made itself counts as well.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.commitment.messages import (
@@ -24,6 +24,7 @@ from dicom_node.commitment.messages import (
     Report,
 )
 from dicom_node.spool import Spool
+from models.base import utc_now
 from models.commitment import CommitmentOrder
 from models.imaging import Instance
 from models.reasons import Reason
@@ -44,11 +45,12 @@ class _Version:
     size_bytes: int
     counts: bool = True
     is_conflict: bool = False
+    is_purged: bool = False
 
     def is_whole(self) -> bool:
-        """Say whether the file is there with its size."""
+        """Say whether the file is there with its size, and stays."""
         try:
-            return self.path.stat().st_size == self.size_bytes
+            return not self.is_purged and self.path.stat().st_size == self.size_bytes
         except OSError:
             return False
 
@@ -72,6 +74,42 @@ def judge(database: Database, settings: Settings, order: CommitmentOrder) -> Rep
             else:
                 failures.append(Failure(reference, reason))
     return Report(order.transaction_uid, tuple(committed), tuple(failures))
+
+
+def promise(database: Database, report: Report) -> Report:
+    """Mark what a report commits to, so that retention keeps it; call before it is sent.
+
+    What retention took since it was judged is reported as missing.
+    """
+    uids = [each.sop_instance_uid for each in report.committed]
+    gone: set[str] = set()
+    for start in range(0, len(uids), _BLOCK):
+        with database.write() as session:
+            for table in (Instance, Artifact):
+                gone |= _promise(session, table, uids[start : start + _BLOCK])
+    if not gone:
+        return report
+    kept = [each for each in report.committed if each.sop_instance_uid not in gone]
+    lost = [Failure(each, NO_SUCH_INSTANCE) for each in report.committed if each not in kept]
+    return replace(report, committed=tuple(kept), failed=(*report.failed, *lost))
+
+
+def _promise(
+    session: Session, table: type[Instance] | type[Artifact], uids: Sequence[str]
+) -> set[str]:
+    """Mark the stored rows of these UIDs; return the UIDs that have none among purged ones."""
+    named = table.sop_instance_uid.in_(uids)
+    session.execute(
+        update(table)
+        .where(named, table.purged_at.is_(None), table.promised_at.is_(None))
+        .values(promised_at=utc_now())
+        .execution_options(synchronize_session=False)
+    )
+    purged = session.scalars(
+        select(table.sop_instance_uid).where(named, table.purged_at.is_not(None))
+    )
+    stored = select(table.sop_instance_uid).where(named, table.purged_at.is_(None))
+    return {uid for uid in purged if uid is not None} - set(session.scalars(stored))
 
 
 def _reason(reference: Reference, versions: Sequence[_Version]) -> int | None:
@@ -100,10 +138,14 @@ def _versions(
             counts=row.state not in {InstanceState.QUARANTINED, InstanceState.SUPERSEDED},
             is_conflict=row.state is InstanceState.QUARANTINED
             and row.reason == Reason.UID_CONFLICT.value,
+            is_purged=row.purged_at is not None,
         )
         found.setdefault(row.sop_instance_uid, []).append(version)
     for artifact in session.scalars(select(Artifact).where(Artifact.sop_instance_uid.in_(uids))):
         path = settings.artifact_dir / artifact.storage_key
-        made = _Version(artifact.sop_class_uid or "", path, artifact.size_bytes)
+        is_purged = artifact.purged_at is not None
+        made = _Version(
+            artifact.sop_class_uid or "", path, artifact.size_bytes, is_purged=is_purged
+        )
         found.setdefault(artifact.sop_instance_uid or "", []).append(made)
     return found

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.backoff import backoff
 from dicom_node.commitment.associations import commitment_association
-from dicom_node.commitment.judging import judge
+from dicom_node.commitment.judging import judge, promise
 from dicom_node.commitment.messages import (
     PUSH_MODEL,
     WELL_KNOWN_INSTANCE,
@@ -51,7 +51,7 @@ class Reporter:
         order = self._claim()
         if order is None:
             return False
-        report = judge(self._database, self._settings, order)
+        report = promise(self._database, judge(self._database, self._settings, order))
         problem = self._send(report)
         with self._database.write() as session:
             self._record(session, order.id, report, problem)

@@ -42,11 +42,12 @@ class ResultRow:
 
 
 def is_held() -> ColumnElement[bool]:
-    """Condition on Instance and its Study: it is found under the identity that its bytes have.
+    """Condition on Instance and its Study: it is here, under the identity that its bytes have.
 
+    A purged one is not: only its results are held.
     One that an operator corrected is sent with the old identity: only its results are held.
     """
-    return and_(_counts(), Instance.correction.is_(None))
+    return and_(_counts(), Instance.correction.is_(None), Instance.purged_at.is_(None))
 
 
 def is_held_series() -> ColumnElement[bool]:
@@ -94,6 +95,7 @@ def results_of(
     )
     wanted = (
         Artifact.sop_instance_uid.is_not(None),  # a picture for the web page has none
+        Artifact.purged_at.is_(None),
         Study.study_instance_uid.in_(study_instance_uids),
     )
     of_images = (

@@ -57,6 +57,12 @@ SHADOW_ROWS = (
     '{NOW}')""",  # noqa: S608  as above
 )
 
+QUESTION = """
+INSERT INTO commitment_order (id, transaction_uid, calling_aet, instances, is_duplicate, state,
+    attempts, next_attempt_at, asked_at) VALUES (1, '2.25.1', 'CR1',
+    '[["1.2", "1.2.3.4.5"], ["1.2", "1.2.9"]]', FALSE, 'accepted', 1, :now, :now)
+"""
+
 
 def _migrate(database: Database, to: str, step: str = "upgrade") -> None:
     config = Config(schema._config().config_file_name)
@@ -216,3 +222,14 @@ def test_going_back_keeps_what_the_first_release_knew(old: Database) -> None:
     assert _jobs(old) == before
     with pytest.raises(IntegrityError, match="subject"), old.write() as session:
         session.execute(text(WITHOUT_SUBJECT))
+
+
+def test_what_was_promised_to_senders_before_retention_is_kept(old: Database) -> None:
+    _migrate(old, "0006")
+    with old.write() as session:
+        session.execute(text(QUESTION), {"now": NOW})
+    schema.upgrade(old)
+    with old.read() as session:
+        row = session.scalars(select(Instance)).one()
+        assert row.promised_at is not None
+        assert row.purged_at is row.stored_at is row.damaged_at is None
