@@ -1,7 +1,7 @@
 """retention, scrub
 
 Revision ID: 0008
-Revises: 0006
+Revises: 0007
 
 What senders were told to be committed before this release is marked as promised, so that no
 retention purges it.
@@ -17,7 +17,7 @@ import models.base
 
 
 revision: str = '0008'
-down_revision: str | None = '0006'
+down_revision: str | None = '0007'
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
