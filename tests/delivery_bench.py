@@ -92,6 +92,11 @@ class Bench:
         with self.database.read() as session:
             return session.scalars(select(Destination)).one()
 
+    def uid(self, artifact_id: int) -> str:
+        """Return the SOP Instance UID of an object."""
+        with self.database.read() as session:
+            return str(session.get_one(Artifact, artifact_id).sop_instance_uid)
+
     def make_due(self) -> None:
         """Let every pause and lease be over."""
         past = utc_now() - timedelta(seconds=1)

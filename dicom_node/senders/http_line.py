@@ -10,15 +10,23 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from typing import Final
 
 from typing_extensions import Buffer, override
 
 from dicom_node.senders.store_response import HttpAnswer
+from dicom_node.tls import what_fails
 from models.web_address import WebAddress
 
 _MAX_BODY: Final = 1 << 20  # bytes of an answer that are read
+_CLOSED_THERE: Final = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError)
 
 
 class HttpLine:
@@ -37,6 +45,7 @@ class HttpLine:
             else HTTPConnection(address.host, address.port, timeout=timeout_seconds)
         )
         self._connection.response_class = _TimedResponse
+        self._address, self._context = address, context
         self._timeout = timeout_seconds
 
     def connect(self) -> None:
@@ -59,10 +68,12 @@ class HttpLine:
         """
         wanted = {**headers, "Content-Length": str(length)} if length else dict(headers)
         try:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            with contextlib.suppress(*_CLOSED_THERE):
                 self._connection.request(method, target, body or None, wanted)
             response = self._connection.getresponse()
             content = response.read(_MAX_BODY)
+            if response.length and len(content) < _MAX_BODY:
+                raise IncompleteRead(content, response.length)
             if not response.isclosed():
                 self.close()  # a longer answer than anybody needs
         except (OSError, HTTPException):
@@ -70,12 +81,17 @@ class HttpLine:
             raise
         return HttpAnswer(response.status, content, response.headers.get("Retry-After"))
 
-    def was_refused_in_handshake(self, error: Exception) -> bool:
-        """Say whether an error is the peer's refusal of our certificate, so that nothing arrived.
+    def tls_problem(self) -> str | None:
+        """Return what fails in a handshake, as a part of a sentence; None when TLS is not at fault.
 
-        With TLS 1.3 it comes after our part of the handshake, when the request is on its way.
+        With TLS 1.3 a server refuses our certificate after our part of the handshake, when the
+        request is on its way; its alert may be lost with the connection.
         """
-        return isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
+        if self._context is None:
+            return None
+        address = self._address
+        problem = what_fails(self._context, address.host, address.port, self._timeout)
+        return problem if problem is not None and problem.startswith("TLS:") else None
 
     def close(self) -> None:
         """Close the connection."""

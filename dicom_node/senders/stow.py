@@ -86,9 +86,9 @@ class StowSender:
             answer = line.ask(
                 "POST", f"{self.address.path}/studies", told, body.length, body.parts()
             )
-        except (OSError, HTTPException) as error:
-            if line.was_refused_in_handshake(error):
-                return _unreached(parcel, f"{self.address.host} cannot be reached: {why(error)}")
+        except (OSError, HTTPException):
+            if problem := line.tls_problem():
+                return _unreached(parcel, f"{self.address.host} cannot be reached: {problem}")
             return SendResult(
                 parcel.delivery_id, Verdict.RETRY, error=_NO_ANSWER, contact=Contact.OFFERED
             )
@@ -105,7 +105,8 @@ class StowSender:
             line.connect()
             answer = line.ask("GET", query, {**headers, "Accept": _MEDIA_TYPE})
         except (OSError, HTTPException) as error:
-            return f"{self.address.host} cannot be reached: {why(error)}"
+            problem = line.tls_problem() or why(error)
+            return f"{self.address.host} cannot be reached: {problem}"
         finally:
             line.close()
         return _problem(answer)
