@@ -4,17 +4,17 @@ import logging
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self, cast
+from typing import Final, Self
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.events import EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
-from pynetdicom.transport import AssociationSocket
 
 from dicom_node.errors import StartError
 from dicom_node.senders.base import Contact, Parcel, Receiver, SendResult, Verdict
+from dicom_node.senders.deadline import set_deadline
 from dicom_node.senders.stored import judge, transfer_syntax
 from dicom_node.tls import client_context, what_fails
 from models.sections import DEFAULT_MAX_PDU, TlsSettings
@@ -163,7 +163,7 @@ class CStoreSender:
             max_pdu=self.max_pdu,
             tls_args=tls_args,
             ext_neg=list(negotiation),
-            evt_handlers=[(evt.EVT_CONN_OPEN, _set_deadline), *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, set_deadline), *handlers],
         )
         if tls_args and assoc.is_aborted:
             context, host = tls_args
@@ -193,17 +193,6 @@ class CStoreSender:
         ae.connection_timeout = self.timeout_seconds
         ae.maximum_pdu_size = self.max_pdu
         return ae
-
-
-def _set_deadline(event: Event) -> None:
-    """End each read and write of a new connection after the network time-out.
-
-    pynetdicom takes the time-out off once it is connected: a peer that freezes, or stops in the
-    middle of a PDU, would keep the association and its thread for ever.
-    """
-    sock = cast("AssociationSocket", event.assoc.dul.socket).socket
-    if sock is not None:
-        sock.settimeout(event.assoc.network_timeout)
 
 
 def why_not(assoc: Association) -> str:
