@@ -91,7 +91,7 @@ class Settings(BaseSettings):
             *self.query_retrieve.move_destinations,
         )
         titles = [
-            each.name if isinstance(each, DestinationSettings) else each.ae_title
+            each.name if isinstance(each, DestinationSettings) and each.url else each.ae_title
             for each in receivers
             if each.tls
         ]
