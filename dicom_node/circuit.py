@@ -117,7 +117,8 @@ def note_answer(session: Session, destination_id: int) -> Standing | None:
 
 def end_pause(destination: Destination) -> None:
     """Let a destination be tried at once: an operator says that it is there again."""
-    destination.retry_at = None if destination.state is CircuitState.CLOSED else utc_now()
+    if destination.retry_at is not None:
+        destination.retry_at = utc_now()
 
 
 def _locked(session: Session, destination_id: int) -> Destination:

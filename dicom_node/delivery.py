@@ -253,6 +253,8 @@ def synchronise_destinations(database: Database, settings: Settings) -> None:
         known = {row.name: row for row in session.scalars(select(Destination))}
         for wanted in settings.destinations:
             row = known.pop(wanted.name, None) or Destination(name=wanted.name)
+            if (row.host, row.port) != (wanted.host, wanted.port):
+                circuit.end_pause(row)  # what is somewhere else now may be there
             row.ae_title, row.host, row.port = wanted.ae_title, wanted.host, wanted.port
             row.enabled = True
             session.add(row)

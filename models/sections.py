@@ -162,6 +162,9 @@ class DestinationSettings(_Section):
         if self.url is None and (self.headers_file or self.headers_variable):
             msg = f"destination {self.name} has HTTP headers and no url: give it one"
             raise ValueError(msg)
+        if (self.headers_variable or "").startswith("DICOM_NODE_"):
+            msg = "headers_variable must not begin with DICOM_NODE_: that is for settings"
+            raise ValueError(msg)
         return self
 
     @classmethod

@@ -58,11 +58,14 @@ class Bench:
         assert study is not None
         return str(study.study_instance_uid)
 
-    def deliverer(self, port: int, name: str = "PACS") -> Deliverer:
-        """Return the deliverer of a new destination to which everything is due."""
+    def deliverer(self, port: int, name: str = "PACS", seconds: float = 20.0) -> Deliverer:
+        """Return the deliverer of a new destination to which everything is due.
+
+        `seconds` is its time-out: short where a test waits for it, long on a busy machine.
+        """
         destination = add_destination(self.database, name, port)
         self.plan(destination)
-        sender = CStoreSender("NODE", 2.0)
+        sender = CStoreSender("NODE", seconds)
         return Deliverer(self.settings, self.database, sender, destination)
 
     def plan(self, destination: int) -> None:

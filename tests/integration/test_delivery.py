@@ -158,7 +158,7 @@ def test_a_pacs_that_hangs_ends_in_a_timeout(bench: Bench) -> None:
 
     with storing_scp(hang) as port:
         started = time.monotonic()
-        bench.deliverer(port).step()
+        bench.deliverer(port, seconds=2.0).step()
         assert time.monotonic() - started < 15
         release.set()
     assert bench.rows()["seg"].state is DeliveryState.DUE
@@ -234,7 +234,7 @@ def test_two_deliverers_at_once_send_each_object_once(
     first = bench.deliverer(storage_scp.port)
     with bench.database.read() as session:
         destination = session.scalars(select(Destination.id)).one()
-    second = Deliverer(bench.settings, bench.database, CStoreSender("NODE", 2.0), destination)
+    second = Deliverer(bench.settings, bench.database, CStoreSender("NODE", 20.0), destination)
     for _ in range(3):
         threads = [threading.Thread(target=each.step) for each in (first, second)]
         for thread in threads:

@@ -15,14 +15,14 @@ from sqlalchemy import update
 
 from dicom_node import circuit
 from dicom_node.backoff import backoff
-from dicom_node.delivery import Deliverer, retry
+from dicom_node.delivery import Deliverer, retry, synchronise_destinations
 from dicom_node.demo.pacs import StoragePacs
 from dicom_node.errors import OperatorError
 from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction
 from models.base import utc_now
 from models.delivery import Delivery, Destination
-from models.sections import DeliverySettings
+from models.sections import DeliverySettings, DestinationSettings
 from models.settings import load_settings
 from models.states import CircuitState, DeliveryState
 
@@ -153,7 +153,7 @@ def test_one_process_alone_gets_the_probe(bench: Bench) -> None:
 
 def test_a_pause_survives_a_restart_and_holds_for_every_process(bench: Bench) -> None:
     _away(bench, 3)
-    sender = CStoreSender("NODE", 2.0)
+    sender = CStoreSender("NODE", 20.0)
     again = Deliverer(bench.settings, bench.database, sender, bench.destination().id)
     assert not again.step()
     assert bench.destination().failures == 3
@@ -240,13 +240,24 @@ def test_retry_ends_the_pause_of_one_destination(bench: Bench, tmp_path: Path) -
         pacs.close()
 
 
+def test_another_address_in_the_settings_ends_the_pause(bench: Bench) -> None:
+    _away(bench, 3)
+    where = {"name": "PACS", "ae_title": "PACS", "host": "127.0.0.1"}
+    for port, is_paused in ((bench.destination().port, True), (free_port(), False)):
+        told = [DestinationSettings.model_validate({**where, "port": port})]
+        settings = bench.settings.model_copy(update={"destinations": tuple(told)})
+        synchronise_destinations(bench.database, settings)
+        allowed = circuit.allowance(bench.destination(), settings.delivery)
+        assert allowed == (0 if is_paused else 1)
+
+
 def test_what_waits_for_one_destination_slows_no_other(
     bench: Bench, storage_scp: StoragePacs
 ) -> None:
     deliverer, _ = _away(bench, 3)
     other = add_destination(bench.database, "OTHER", storage_scp.port)
     bench.plan(other)
-    there = Deliverer(bench.settings, bench.database, CStoreSender("NODE", 2.0), other)
+    there = Deliverer(bench.settings, bench.database, CStoreSender("NODE", 20.0), other)
     while there.step():
         pass
     assert not deliverer.step()

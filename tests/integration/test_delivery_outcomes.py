@@ -221,7 +221,7 @@ def test_a_receiver_that_answers_byte_by_byte_within_the_time_out_is_waited_for(
 def test_a_receiver_that_answers_slower_than_the_time_out_is_left(bench: Bench) -> None:
     """Byte by byte, each within the time-out, the whole not: it ends all the same."""
     with storing_scp(lambda _: 0x0000) as port, _slowly(port, 0.2) as slow:
-        deliverer = bench.deliverer(slow)
+        deliverer = bench.deliverer(slow, seconds=2.0)
         started = time.monotonic()
         deliverer.step()
         assert time.monotonic() - started < 20
@@ -240,7 +240,7 @@ def test_what_was_not_offered_is_told_from_what_may_have_arrived(
         return 0x0000
 
     with storing_scp(hang) as port:
-        deliverer = bench.deliverer(port)
+        deliverer = bench.deliverer(port, seconds=2.0)
         deliverer.step()
         release.set()
     attempts = sorted(row.attempts for row in bench.all_rows(ArtifactKind.SEG))

@@ -1,14 +1,17 @@
 """Settings of destinations with a URL, and the headers that they want."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from dicom_node.cli import _with_options
 from dicom_node.errors import StartError
 from dicom_node.query.destinations import MoveDestinations
 from dicom_node.senders.headers import headers_of
+from dicom_node.supervisor import child_environment
 from models.sections import DestinationSettings
 from models.settings import load_settings
 
@@ -46,6 +49,7 @@ def test_the_columns_follow_from_the_url(url: str, host: str, port: int, *, tls:
         ({"url": "http://pacs/a b"}, "end with its path"),
         ({"host": "elsewhere"}, "its url says host: leave that out"),
         ({"port": 104, "tls": True}, "its url says port, tls"),
+        ({"headers_variable": "DICOM_NODE_TOKEN"}, "must not begin with DICOM_NODE_"),
         ({"commitment": True}, "there is no commitment over it"),
         (
             {"url": None, "ae_title": "A", "host": "h", "port": 1, "headers_variable": "X"},
@@ -80,6 +84,17 @@ def test_long_urls_have_names_that_fit_and_differ() -> None:
 def test_a_destination_with_a_url_is_no_move_destination() -> None:
     settings = load_settings(None, destinations=[_web()])
     assert MoveDestinations.of(settings).receivers == {}
+
+
+def test_the_command_line_takes_a_url_and_every_process_gets_it() -> None:
+    given: dict[str, Any] = dict.fromkeys(("ae_title", "dicom_port", "web_port", "workers"))
+    pacs = ("http://pacs.example/dicom-web", "PACS@10.0.0.5:104")
+    settings = _with_options(load_settings(None), pacs=pacs, **given)
+    assert list(settings.destinations_over_web) == ["http://pacs.example/dicom-web"]
+    environment = child_environment(settings)
+    children = json.loads(environment["DICOM_NODE_DESTINATIONS"])
+    read = tuple(DestinationSettings.model_validate(each) for each in children)
+    assert read == settings.destinations
 
 
 def test_headers_of_the_variable_go_over_those_of_the_file(
