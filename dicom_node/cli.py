@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.delivery_commands import deliveries
 from dicom_node.errors import NodeError
 from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
@@ -44,7 +45,7 @@ def cli() -> None:
 @click.option("--ae-title", help="AE title of this node (default NODE).")
 @click.option("--dicom-port", type=click.IntRange(1, 65535), help="DICOM port (default 11112).")
 @click.option("--web-port", type=click.IntRange(1, 65535), help="HTTP port (default 8080).")
-@click.option("--pacs", multiple=True, metavar="AET@HOST:PORT", help="Receiver; repeatable.")
+@click.option("--pacs", multiple=True, metavar="AET@HOST:PORT|URL", help="Receiver; repeatable.")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes (default 1).")
 def up(
     config: Path | None,
@@ -294,31 +295,34 @@ def compare(
 @click.option(
     "--all", "everything", is_flag=True, help="Every rejected or dead delivery, every dead report."
 )
+@click.option("--destination", metavar="NAME", help="Every one of this destination, at once.")
 @click.argument("delivery_id", type=int, required=False)
 def retry(
     config: Path | None,
     data_dir: Path | None,
     delivery_id: int | None,
+    destination: str | None,
     everything: bool,  # noqa: FBT001  a flag of the command line
 ) -> None:
-    """Send again what was rejected or given up: one delivery by its id, or all.
+    """Send again what was rejected or given up: one by its id, those of a destination, or all.
 
-    With --all, reports that could not be written are tried again too.
+    A destination that is paused is tried at once. With --all, reports that could not be written
+    are tried again too.
     """
     from dicom_node import delivery, settling
 
-    if everything == (delivery_id is not None):
-        msg = "name one delivery (its id stands in `results --json`), or use --all"
+    if [everything, delivery_id is not None, destination is not None].count(True) != 1:
+        msg = "name one delivery (its id stands in `deliveries`), a --destination, or use --all"
         raise click.UsageError(msg)
     database = _database(_settings(config, data_dir))
-    number = delivery.retry(database, delivery_id)
+    number = delivery.retry(database, delivery_id, destination)
     click.echo(f"{number} due again")
     if everything:
         with database.write() as session:
             reports = settling.report_again(session)
         if reports:
             click.echo(f"{reports} to be reported again")
-    sys.exit(0 if number or everything else 1)
+    sys.exit(0 if number or everything or destination else 1)
 
 
 @cli.command()
@@ -349,6 +353,7 @@ def conformance(config: Path | None, data_dir: Path | None, out: TextIO) -> None
     out.write(render(_settings(config, data_dir)))
 
 
+cli.add_command(deliveries)
 cli.add_command(quarantine)
 cli.add_command(retention)
 cli.add_command(scrub)

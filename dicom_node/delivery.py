@@ -7,21 +7,25 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.backoff import backoff
+from dicom_node import circuit
+from dicom_node.backoff import backoff, is_past, longest_lease, longest_pause
 from dicom_node.commitment.asking import Asker
+from dicom_node.commitment.forgetting import Forgetter
 from dicom_node.commitment.reporting import Reporter
+from dicom_node.errors import OperatorError
 from dicom_node.loop import run_loop
 from dicom_node.planning import ENDED, plan_substitute
 from dicom_node.rejection import end_if_withdrawn
-from dicom_node.senders.base import Parcel, Receiver, Sender, SendResult, Verdict
-from dicom_node.senders.cstore import CStoreSender
+from dicom_node.senders.base import Contact, Parcel, Receiver, Sender, SendResult, Verdict
+from dicom_node.senders.chosen import sender_for
+from dicom_node.watch import Watch
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.delivery import Delivery, Destination
@@ -29,7 +33,7 @@ from models.result import Artifact, ReportedAnalysis
 from models.sections import DeliverySettings
 from models.session import Database
 from models.settings import Settings
-from models.states import ArtifactKind, DeliveryState
+from models.states import ArtifactKind, CircuitState, DeliveryState
 
 log = logging.getLogger(__name__)
 
@@ -47,33 +51,53 @@ class Deliverer:
         self._database = database
         self._sender = sender
         self._destination_id = destination_id
+        self._watch = Watch(settings.delivery, database, destination_id)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
 
     def step(self) -> bool:
-        """Send one batch of due artifacts; return whether there was any."""
+        """Send one batch of due artifacts; return whether there was any.
+
+        Nothing of a destination that could not be reached is claimed before its pause is over, and
+        then one object alone, the one that was tried least.
+        """
         with self._database.read() as session:
-            due = self._due_ids(session)
+            destination = session.get_one(Destination, self._destination_id)
+            allowed = circuit.allowance(destination, self._settings)
+            is_probe = destination.state is not CircuitState.CLOSED
+            due = self._due_ids(session, allowed, is_probe=is_probe) if allowed else []
             expired = self._expired_ids(session)
         for delivery_id in expired:
             self._take_back(delivery_id)
         if not due:
             return bool(expired)
         receiver, parcels = self._claim(due)
-        if not parcels:
-            return True  # another deliverer was faster
+        if parcels:  # else another deliverer was faster
+            self._send(receiver, parcels)
+        return True
+
+    def _send(self, receiver: Receiver, parcels: Sequence[Parcel]) -> None:
+        """Send what was claimed and record every result, whatever happens."""
         open_parcels = {parcel.delivery_id for parcel in parcels}
+        results: list[SendResult] = []
         try:
             for result in self._sender.send(receiver, parcels):
                 open_parcels.discard(result.delivery_id)
-                self._record(receiver, result)
+                results.append(result)
+                if result.contact is not Contact.UNREACHED:
+                    self._record(receiver, result)
         finally:
             for delivery_id in sorted(open_parcels):
                 error = "the sender failed before this object; the log has the traceback"
                 self._record(receiver, SendResult(delivery_id, Verdict.RETRY, error=error))
-        return True
+            self._put_back([it for it in results if it.contact is Contact.UNREACHED])
+            self._watch.note(receiver, results)
 
-    def _due_ids(self, session: Session) -> list[int]:
-        """Return due deliveries, segmentations first, a report only after its segmentations."""
+    def _due_ids(self, session: Session, limit: int, *, is_probe: bool) -> list[int]:
+        """Return due deliveries, segmentations first, a report only after its segmentations.
+
+        A probe is what was tried least: an object that breaks the receiver keeps no other back.
+        """
+        order = [Delivery.next_attempt_at, Delivery.id]
         segmentation, sibling = aliased(Artifact), aliased(Delivery)
         open_segmentation = (
             select(sibling.id)
@@ -92,11 +116,11 @@ class Deliverer:
             .where(
                 Delivery.destination_id == self._destination_id,
                 Delivery.state == DeliveryState.DUE,
-                Delivery.next_attempt_at <= utc_now(),
+                is_past(Delivery.next_attempt_at, longest_pause(self._settings)),
                 (Artifact.kind != ArtifactKind.SR) | ~open_segmentation.exists(),
             )
-            .order_by(Delivery.next_attempt_at, Delivery.id)
-            .limit(self._settings.batch)
+            .order_by(*([Delivery.attempts] if is_probe else []), *order)
+            .limit(limit)
         )
         return list(session.scalars(query))
 
@@ -104,7 +128,7 @@ class Deliverer:
         query = select(Delivery.id).where(
             Delivery.destination_id == self._destination_id,
             Delivery.state == DeliveryState.SENDING,
-            Delivery.lease_until < utc_now(),
+            is_past(Delivery.lease_until, longest_lease(self._settings, self._settings.batch)),
         )
         return list(session.scalars(query))
 
@@ -117,15 +141,15 @@ class Deliverer:
 
     def _claim(self, ids: list[int]) -> tuple[Receiver, list[Parcel]]:
         """Lease the rows for the time that a batch may take at worst."""
-        worst = self._settings.lease_seconds + self._settings.timeout_seconds * len(ids)
-        until = utc_now() + timedelta(seconds=worst)
+        until = utc_now() + timedelta(seconds=longest_lease(self._settings, len(ids)))
         parcels: list[Parcel] = []
         with self._database.write() as session:
+            allowed = circuit.enter(session, self._destination_id, self._settings)
             destination = session.get_one(Destination, self._destination_id)
             receiver = Receiver(
                 destination.name, destination.ae_title, destination.host, destination.port
             )
-            for delivery_id in ids:
+            for delivery_id in ids[:allowed]:
                 delivery = session.get_one(Delivery, delivery_id)
                 if end_if_withdrawn(session, delivery):
                     continue
@@ -138,6 +162,8 @@ class Deliverer:
                     attempts=delivery.attempts + 1,
                 ):
                     parcels.append(self._parcel(delivery))
+            if allowed and not parcels:
+                circuit.release(session, self._destination_id)
         return receiver, parcels
 
     def _parcel(self, delivery: Delivery) -> Parcel:
@@ -149,11 +175,35 @@ class Deliverer:
             sop_instance_uid=artifact.sop_instance_uid or "",
         )
 
+    def _put_back(self, results: Sequence[SendResult]) -> None:
+        """Make due again what was not offered: the attempt was none, and stays uncounted."""
+        if not results:
+            return
+        with self._database.write() as session:
+            for result in results:
+                delivery = session.get_one(Delivery, result.delivery_id)
+                if not self._is_ours(delivery):
+                    continue
+                advance(
+                    session,
+                    delivery,
+                    DeliveryState.DUE,
+                    attempts=delivery.attempts - 1,
+                    lease_owner=None,
+                    lease_until=None,
+                    error=result.error,
+                    status=None,
+                )
+
+    def _is_ours(self, delivery: Delivery) -> bool:
+        """Say whether we still have the lease; else it expired and somebody else has it now."""
+        return delivery.state is DeliveryState.SENDING and delivery.lease_owner == self._owner
+
     def _record(self, receiver: Receiver, result: SendResult) -> None:
         with self._database.write() as session:
             delivery = session.get_one(Delivery, result.delivery_id)
-            if delivery.state is not DeliveryState.SENDING or delivery.lease_owner != self._owner:
-                return  # the lease expired and somebody else has it now
+            if not self._is_ours(delivery):
+                return
             to_commit = receiver.name in self._with_commitment
             self._advance(session, delivery, result, to_commit=to_commit)
             if result.class_refused and receiver.name in self._with_fallback:
@@ -164,13 +214,15 @@ class Deliverer:
                 AuditAction.ARTIFACT_SENT,
                 result.verdict.value,
                 called_aet=receiver.ae_title,
-                peer=f"{receiver.host}:{receiver.port}",
+                peer=f"{receiver.host}:{receiver.port}"[:64],
                 sop_instance_uid=artifact.sop_instance_uid,
                 status=result.status,
                 details={"delivery": delivery.id, "attempt": delivery.attempts},
             )
         if result.verdict is not Verdict.SENT:
-            log.warning("delivery %d: %s: %s", delivery.id, result.verdict.value, result.error)
+            # Silence is the destination's: the watch tells of it once, not per object.
+            level = logging.INFO if result.contact is Contact.OFFERED else logging.WARNING
+            log.log(level, "delivery %d: %s: %s", delivery.id, result.verdict.value, result.error)
 
     def _advance(
         self, session: Session, delivery: Delivery, result: SendResult, *, to_commit: bool
@@ -201,6 +253,8 @@ def synchronise_destinations(database: Database, settings: Settings) -> None:
         known = {row.name: row for row in session.scalars(select(Destination))}
         for wanted in settings.destinations:
             row = known.pop(wanted.name, None) or Destination(name=wanted.name)
+            if (row.host, row.port) != (wanted.host, wanted.port):
+                circuit.end_pause(row)  # what is somewhere else now may be there
             row.ae_title, row.host, row.port = wanted.ae_title, wanted.host, wanted.port
             row.enabled = True
             session.add(row)
@@ -218,16 +272,37 @@ def _end_deliveries(session: Session, destination: Destination) -> None:
         advance(session, delivery, DeliveryState.DEAD, error="the destination was removed")
 
 
-def retry(database: Database, delivery_id: int | None = None) -> int:
-    """Make a rejected or dead delivery due again (None: all of them); return how many it were."""
-    query = select(Delivery).where(
-        Delivery.state.in_((DeliveryState.REJECTED, DeliveryState.DEAD)),
-        Delivery.destination_id.in_(select(Destination.id).where(Destination.enabled)),
-    )
-    if delivery_id is not None:
-        query = query.where(Delivery.id == delivery_id)
+def retry(
+    database: Database, delivery_id: int | None = None, destination: str | None = None
+) -> int:
+    """Make rejected and dead deliveries due again; return how many it were.
+
+    All of them, unless one is named or one destination. Destinations that are paused are tried at
+    once. Raises OperatorError when no destination has that name.
+    """
+    enabled = select(Destination).where(Destination.enabled)
+    if destination is not None:
+        enabled = enabled.where(Destination.name == destination)
     with database.write() as session:
-        return sum(_due_again(session, delivery) for delivery in session.scalars(query).all())
+        rows = {row.id: row for row in session.scalars(enabled.with_for_update())}
+        if destination is not None and not rows:
+            msg = f"no destination is named {destination!r}: `dicom-node check` lists them"
+            raise OperatorError(msg)
+        query = select(Delivery).where(
+            Delivery.state.in_((DeliveryState.REJECTED, DeliveryState.DEAD)),
+            Delivery.destination_id.in_(rows),
+        )
+        if delivery_id is not None:
+            query = query.where(Delivery.id == delivery_id)
+        found = session.scalars(query.order_by(Delivery.id)).all()
+        touched = {each.destination_id for each in found} if delivery_id is not None else set(rows)
+        for key in touched:
+            circuit.end_pause(rows[key])
+        number = sum(_due_again(session, delivery) for delivery in found)
+        if number:
+            details = {"deliveries": number, "delivery": delivery_id, "destination": destination}
+            record(session, AuditAction.DELIVERIES_DUE_AGAIN, "due", details=details)
+        return number
 
 
 def _due_again(session: Session, delivery: Delivery) -> bool:
@@ -241,14 +316,16 @@ def _due_again(session: Session, delivery: Delivery) -> bool:
 
 def _steps(settings: Settings, database: Database) -> dict[str, Callable[[], bool]]:
     """Return the step of every loop by name: sending, and Storage Commitment both ways."""
-    sender = CStoreSender.of(settings)
     with database.read() as session:
         rows = session.scalars(select(Destination).where(Destination.enabled)).all()
     steps: dict[str, Callable[[], bool]] = {}
     for row in rows:
+        sender = sender_for(settings, row.name)
         steps[f"deliver-{row.id}"] = Deliverer(settings, database, sender, row.id).step
         if row.name in settings.destinations_with_commitment:
             steps[f"commit-{row.id}"] = Asker(settings, database, row.id).step
+    if settings.delivery.commitment_keep_days:
+        steps["forget-commitments"] = Forgetter(settings.delivery, database).step
     provider = settings.commitment_provider
     for peer in provider.peers if provider.enabled else ():
         steps[f"report-{peer.ae_title}"] = Reporter(settings, database, peer).step

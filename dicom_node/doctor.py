@@ -6,17 +6,22 @@ from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.commitment.associations import commitment_association
+from dicom_node.deliveries import destinations
 from dicom_node.disk import check_disks
 from dicom_node.queue import JobQueue
 from dicom_node.senders.base import Receiver
+from dicom_node.senders.chosen import sender_for
 from dicom_node.senders.cstore import CStoreSender
 from dicom_node.spool import Spool
 from dicom_node.tls import days_left
 from migrations.schema import current_revision, newest_revision
+from models.sections import DestinationSettings
 from models.session import Database
 from models.settings import Settings
+from models.states import CircuitState
 
 RENEWAL_DAYS: Final = 14.0  # a certificate that ends sooner is a finding
 
@@ -98,11 +103,35 @@ def _check_models(settings: Settings, queue: JobQueue) -> str:
     return f"{', '.join(settings.models)}{shadow}: installed"
 
 
-def _check_destination(sender: CStoreSender, receiver: Receiver) -> str:
-    problem = sender.echo(receiver)
+def check_destination(
+    settings: Settings, database: Database, destination: DestinationSettings
+) -> str:
+    """Return a remark. Raises RuntimeError when the destination does not answer."""
+    receiver = _receiver(destination)
+    problem = sender_for(settings, destination.name).echo(receiver)
+    pause = _pause_of(database, destination.name)
     if problem:
-        raise RuntimeError(problem)
-    return "answers C-ECHO"
+        raise RuntimeError("; ".join(filter(None, (problem, pause))))
+    what = "answers C-ECHO" if destination.url is None else "answers QIDO-RS"
+    again = f"`dicom-node retry --destination {destination.name}` ends the pause"
+    return f"{what}; {pause}: {again}" if pause else what
+
+
+def _pause_of(database: Database, name: str) -> str | None:
+    """Return until when nothing is sent to a destination, as a part of a sentence."""
+    try:
+        with database.read() as session:
+            rows = {row["name"]: row for row in destinations(session)}
+    except SQLAlchemyError:
+        return None  # a finding of its own
+    row = rows.get(name)
+    if row is None or row["circuit"] == CircuitState.CLOSED.value:
+        return None
+    return f"paused since {row['away_since']} ({row['failures']} failures) until {row['retry_at']}"
+
+
+def _receiver(destination: DestinationSettings) -> Receiver:
+    return Receiver(destination.name, destination.ae_title, destination.host, destination.port)
 
 
 def check_commitment(sender: CStoreSender, receiver: Receiver) -> str:
@@ -126,13 +155,11 @@ def examine(settings: Settings, database: Database) -> list[Finding]:
     if settings.dicom.tls.certificate is not None:
         findings.append(_try("certificate", lambda: check_certificate(settings)))
     for to in settings.destinations:
-        receiver = Receiver(to.name, to.ae_title, to.host, to.port)
         name = f"destination {to.name}@{to.host}:{to.port}"
-        findings.append(_try(name, partial(_check_destination, sender, receiver)))
+        findings.append(_try(name, partial(check_destination, settings, database, to)))
         if to.commitment:
-            findings.append(
-                _try(f"{name}, commitment", partial(check_commitment, sender, receiver))
-            )
+            asked = partial(check_commitment, sender, _receiver(to))
+            findings.append(_try(f"{name}, commitment", asked))
     queue.close()
     return findings
 

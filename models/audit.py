@@ -28,6 +28,8 @@ class AuditAction(StrEnum):
     ARTIFACT_LEFT_OUT = "artifact_left_out"  # its making broke; the outcome says which kind
     DELIVERIES_PLANNED = "deliveries_planned"
     ARTIFACT_SENT = "artifact_sent"
+    DELIVERIES_DUE_AGAIN = "deliveries_due_again"  # by an operator, after they were given up
+    DESTINATION_CIRCUIT = "destination_circuit"  # it cannot be reached any more, or can again
     REJECTION_NOTE = "rejection_note"  # of a sender, read
     INSTANCE_WITHDRAWN = "instance_withdrawn"
     REJECTION_NOTE_STORED = "rejection_note_stored"  # ours, made

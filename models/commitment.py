@@ -22,7 +22,7 @@ from models.states import CommitmentState, EventReportState
 class CommitmentRequest(Base):
     """One question of ours to one destination, about some deliveries; written before it is asked.
 
-    Kept for good: an answer may come days later, and still counts.
+    Kept for `delivery.commitment_keep_days`: an answer may come days later, and still counts.
     """
 
     __tablename__ = "commitment_request"

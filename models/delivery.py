@@ -7,11 +7,15 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import AETitle, Base, Primary, Timestamp, UtcDateTime, enum_column, utc_now
 from models.result import Artifact
-from models.states import DeliveryState
+from models.states import CircuitState, DeliveryState
 
 
 class Destination(Base):
-    """A receiver of results, as the settings name it. Never deleted, only disabled."""
+    """A receiver of results, as the settings name it. Never deleted, only disabled.
+
+    `state` is its circuit breaker: `failures` in a row to reach it, the last of them in `problem`;
+    nothing is tried before `retry_at`. `opened_at` says since when it is away.
+    """
 
     __tablename__ = "destination"
 
@@ -21,6 +25,16 @@ class Destination(Base):
     host: Mapped[str] = mapped_column(String(255))
     port: Mapped[int]
     enabled: Mapped[bool] = mapped_column(default=True)
+    state: Mapped[CircuitState] = mapped_column(
+        "circuit",
+        enum_column(CircuitState),
+        default=CircuitState.CLOSED,
+        server_default=CircuitState.CLOSED.value,
+    )
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    retry_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    opened_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    problem: Mapped[str | None] = mapped_column(String(400))
 
 
 class Delivery(Base):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -15,6 +16,8 @@ from pydantic import (
     Field,
     model_validator,
 )
+
+from models.web_address import filled_from_url, name_of_url
 
 DEFAULT_MAX_PDU: Final = 1 << 20  # PS3.8 D.1: bytes of one PDU that a side is ready to receive
 _AE_TITLE_MAX = 16  # PS3.5 6.2, VR AE
@@ -147,14 +150,46 @@ class DestinationSettings(_Section):
     # Storage Commitment: a delivery is done when the receiver commits to the object, not when sent.
     commitment: bool = False
     tls: bool = False  # with the files of dicom.tls; its certificate must name `host`
+    # DICOM Web (STOW-RS) instead of C-STORE; then ae_title, host, port and tls follow from it.
+    url: str | None = None
+    headers_file: Path | None = None  # more HTTP headers, one `Name: value` per line
+    headers_variable: str | None = None  # the same from the environment variable of this name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address_follows_from_url(cls, values: object) -> object:
+        if isinstance(values, Mapping) and values.get("url") is not None:
+            return filled_from_url(values)
+        return values
+
+    @model_validator(mode="after")
+    def _web_settings_belong_to_a_url(self) -> Self:
+        if self.url is not None and self.commitment:
+            msg = f"destination {self.name} has a url: there is no commitment over it, leave it out"
+            raise ValueError(msg)
+        if self.url is None and (self.headers_file or self.headers_variable):
+            msg = f"destination {self.name} has HTTP headers and no url: give it one"
+            raise ValueError(msg)
+        if (self.headers_variable or "").startswith("DICOM_NODE_"):
+            msg = "headers_variable must not begin with DICOM_NODE_: that is for settings"
+            raise ValueError(msg)
+        return self
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `AET@HOST:PORT`, as `--pacs` takes it. Raises ValueError with the wanted form."""
+        """Read `AET@HOST:PORT` or a URL, as `--pacs` takes it.
+
+        Raises ValueError with the wanted form.
+        """
+        if "://" in text:
+            return cls.model_validate({"name": name_of_url(text), "url": text})
         ae_title, at, address = text.partition("@")
         host, colon, port = address.rpartition(":")
         if not (at and colon and host and port.isdigit()):
-            msg = f"{text!r} is not a destination: write AET@HOST:PORT, e.g. ORTHANC@10.0.0.5:4242"
+            msg = (
+                f"{text!r} is not a destination: write AET@HOST:PORT, e.g. ORTHANC@10.0.0.5:4242, "
+                "or the URL of a DICOM Web server"
+            )
             raise ValueError(msg)
         return cls(name=text, ae_title=ae_title, host=host.strip("[]"), port=int(port))
 
@@ -181,10 +216,13 @@ class DeliverySettings(_Section):
     backoff_seconds: Annotated[float, Field(gt=0)] = 2.0
     backoff_cap_seconds: Annotated[float, Field(gt=0)] = 900.0
     max_attempts: Annotated[int, Field(ge=1)] = 1000  # ten days at the cap of the back-off
+    circuit_failures: Annotated[int, Field(ge=1)] = 3  # then a destination is paused as a whole
+    circuit_cap_seconds: Annotated[float, Field(gt=0)] = 300.0  # longest such pause
     batch: Annotated[int, Field(ge=1)] = 50
     commitment_delay_seconds: Annotated[float, Field(ge=0)] = 5.0  # between sending and asking
     commitment_hold_seconds: Annotated[float, Field(ge=0)] = 5.0  # for an answer on the same line
     commitment_timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0  # then asked again
+    commitment_keep_days: Annotated[float, Field(ge=0)] = 30.0  # old questions; 0: for good
 
 
 class RemoteAESettings(_Section):

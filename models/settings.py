@@ -94,7 +94,11 @@ class Settings(BaseSettings):
             *self.commitment_provider.peers,
             *self.query_retrieve.move_destinations,
         )
-        titles = [each.ae_title for each in receivers if each.tls]
+        titles = [
+            each.name if isinstance(each, DestinationSettings) and each.url else each.ae_title
+            for each in receivers
+            if each.tls
+        ]
         if titles and self.dicom.tls.trusted_cas is None:
             msg = f"{titles[0]} has tls: set dicom.tls.trusted_cas to know its certificate"
             raise ValueError(msg)
@@ -148,6 +152,11 @@ class Settings(BaseSettings):
         return frozenset(
             each.name for each in self.destinations if each.rejection_notes == "always"
         )
+
+    @property
+    def destinations_over_web(self) -> dict[str, DestinationSettings]:
+        """Return the destinations with a URL, by name."""
+        return {each.name: each for each in self.destinations if each.url is not None}
 
     @property
     def destinations_with_commitment(self) -> frozenset[str]:

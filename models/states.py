@@ -62,6 +62,14 @@ class DeliveryState(StrEnum):
     WITHDRAWN = "withdrawn"  # not sent any more: its image was rejected or corrected
 
 
+class CircuitState(StrEnum):
+    """Whether a destination is tried, after failures to reach it."""
+
+    CLOSED = "closed"  # it is; after a failure not before `retry_at`
+    OPEN = "open"  # nothing is, before `retry_at`
+    HALF_OPEN = "half_open"  # one object is on its way; `retry_at` ends that if its sender dies
+
+
 class CommitmentState(StrEnum):
     """What became of a question for Storage Commitment that we asked."""
 
@@ -102,10 +110,18 @@ class StoreOutcome(StrEnum):
     OWN_RESULT = "own_result"
 
 
-State = InstanceState | StudyState | JobState | DeliveryState | CommitmentState | EventReportState
+State = (
+    InstanceState
+    | StudyState
+    | JobState
+    | DeliveryState
+    | CircuitState
+    | CommitmentState
+    | EventReportState
+)
 
 _I, _S, _J, _D = InstanceState, StudyState, JobState, DeliveryState
-_C, _E = CommitmentState, EventReportState
+_C, _E, _K = CommitmentState, EventReportState, CircuitState
 
 # One table per machine: members of two StrEnums with the same text are equal, so a single table
 # keyed by member would let one machine overwrite another's "failed" or "dead".
@@ -152,6 +168,11 @@ TRANSITIONS: Final[dict[type[State], dict[State, frozenset[State]]]] = {
         _D.REJECTED: frozenset({_D.DUE}),
         _D.DEAD: frozenset({_D.DUE}),
         _D.WITHDRAWN: frozenset(),
+    },
+    CircuitState: {
+        _K.CLOSED: frozenset({_K.OPEN}),
+        _K.OPEN: frozenset({_K.HALF_OPEN, _K.CLOSED}),  # closed: an older attempt was answered
+        _K.HALF_OPEN: frozenset({_K.CLOSED, _K.OPEN}),
     },
     CommitmentState: {
         _C.REQUESTED: frozenset({_C.ANSWERED, _C.EXPIRED, _C.REFUSED}),

@@ -1,5 +1,6 @@
 """Storage Commitment for tests: a finished study, and peers that answer as they are told to."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,12 +64,18 @@ def send_report(assoc: Association, report: Report, **changed: Any) -> int | Non
 
 
 @contextmanager
-def calling_back(port: int, calling: str = "PACS") -> Iterator[Association]:
+def calling_back(
+    port: int, calling: str = "PACS", context: ssl.SSLContext | None = None
+) -> Iterator[Association]:
     """Yield an association with our node in which the peer, its requestor, is the SCP."""
     ae = AE(ae_title=calling)
     ae.add_requested_context(PUSH_MODEL)
     assoc = ae.associate(
-        "127.0.0.1", port, ae_title="NODE", ext_neg=[build_role(PUSH_MODEL, scp_role=True)]
+        "127.0.0.1",
+        port,
+        ae_title="NODE",
+        ext_neg=[build_role(PUSH_MODEL, scp_role=True)],
+        tls_args=(context, "127.0.0.1") if context else None,
     )
     assert assoc.is_established
     try:
@@ -97,7 +104,7 @@ def on_the_same_association(pacs: "CommitmentPacs", assoc: Association, asked: Q
 
 def on_a_new_association(pacs: "CommitmentPacs", _assoc: Association, asked: Question) -> None:
     """Call the node back, as Orthanc does."""
-    with calling_back(pacs.node_port) as back:
+    with calling_back(pacs.node_port, context=pacs.calling_context) as back:
         pacs.statuses.append(send_report(back, report_on(asked, *pacs.lost)))
 
 
@@ -114,6 +121,8 @@ class CommitmentPacs:
     asked: list[Question] = field(default_factory=list)
     statuses: list[int | None] = field(default_factory=list)
     port: int = 0
+    context: ssl.SSLContext | None = None  # of its port
+    calling_context: ssl.SSLContext | None = None  # with which it calls back
     _threads: list[threading.Thread] = field(default_factory=list)
 
     @contextmanager
@@ -123,7 +132,12 @@ class CommitmentPacs:
         for uid in (SEG, SR, *([PUSH_MODEL] if self.offers else [])):
             ae.add_supported_context(uid)
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._act)]
-        server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        server = ae.start_server(
+            ("127.0.0.1", self.port),
+            block=False,
+            evt_handlers=handlers,
+            ssl_context=self.context,
+        )
         self.port = server.server_address[1]
         try:
             yield self
@@ -165,8 +179,16 @@ class CommitmentPacs:
 class CommitmentBench:
     """A reported study with SEG and SR on disk, and one destination that is asked to commit."""
 
-    def __init__(self, database: Database, folder: Path, url: str, **delivery: Any) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        url: str,
+        tls: dict[str, Any] | None = None,
+        **delivery: Any,
+    ) -> None:
         self.database, self._folder, self._url = database, folder, url
+        self._tls = tls
         self._delivery = FAST | delivery
         self.settings = self.told()
         instance = add_instance(database, state=InstanceState.ANALYSED)
@@ -190,6 +212,7 @@ class CommitmentBench:
                 "host": "127.0.0.1",
                 "port": port,
                 "commitment": commitment,
+                "tls": self._tls is not None,
             }
         ]
         self.settings = load_settings(
@@ -198,7 +221,8 @@ class CommitmentBench:
             database_url=self._url,
             delivery=self._delivery,
             destinations=where,
-            dicom={"host": "127.0.0.1", "port": 0, "min_free_bytes": 0},
+            dicom={"host": "127.0.0.1", "port": 0, "min_free_bytes": 0}
+            | ({"tls": self._tls, "plain": False} if self._tls else {}),
         )
         return self.settings
 

@@ -5,6 +5,7 @@ statuses      which error is answered with which DIMSE status
 associations  requesting an association for the service
 asking        SCU: the loop that asks receivers
 answers       SCU: what an answer does to deliveries
+forgetting    SCU: old questions are deleted
 orders        SCP: a sender's question becomes a row
 judging       SCP: which of the instances asked about are stored
 reporting     SCP: the loop that answers

@@ -16,7 +16,7 @@ from pynetdicom.events import Event, EventHandlerType
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.backoff import backoff
+from dicom_node.backoff import backoff, is_past, longest_pause
 from dicom_node.commitment.associations import commitment_association
 from dicom_node.commitment.handlers import CommitmentHandlers
 from dicom_node.commitment.messages import (
@@ -81,12 +81,17 @@ class Asker:
             .where(
                 Delivery.destination_id == self._destination_id,
                 Delivery.state == DeliveryState.SENT,
-                Delivery.commitment_due_at <= utc_now(),
+                is_past(Delivery.commitment_due_at, self._longest_wait()),
             )
             .order_by(Delivery.commitment_due_at, Delivery.id)
             .limit(self._settings.batch)
         )
         return {key: due_at for key, due_at in session.execute(query) if due_at is not None}
+
+    def _longest_wait(self) -> float:
+        """Return the most seconds ahead at which a question may become due."""
+        wait = self._settings.commitment_timeout_seconds + longest_pause(self._settings)
+        return max(wait, self._settings.commitment_delay_seconds)
 
     def _claim(self, session: Session, due: dict[int, datetime], seconds: float) -> list[Delivery]:
         """Count an attempt, and set the next one; return what nobody else claimed or settled."""

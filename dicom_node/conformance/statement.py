@@ -4,7 +4,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from string import Template
 
-from dicom_node.conformance import annex, commitment, parameters, query, tables
+from dicom_node.conformance import annex, commitment, parameters, query, tables, web_services
 from dicom_node.conformance.objects import objects
 from dicom_node.listener import DRAIN_SECONDS
 from models.identity import PRIVATE_SCHEME
@@ -32,6 +32,10 @@ def _network(settings: Settings) -> dict[str, str]:
         "backoff": f"{delivery.backoff_seconds:g}",
         "backoff_cap": f"{delivery.backoff_cap_seconds:g}",
         "attempts": str(delivery.max_attempts),
+        "circuit_failures": str(delivery.circuit_failures),
+        "circuit_cap": f"{delivery.circuit_cap_seconds:g}",
+        "stow_statuses": web_services.statuses(),
+        "commitment_keep": f"{delivery.commitment_keep_days:g}",
         "settle": f"{settings.dispatch.settle_seconds:g}",
         "drain": f"{DRAIN_SECONDS:g}",
         "accepted_contexts": tables.accepted_contexts(),

@@ -26,7 +26,7 @@ class MoveDestinations:
         of results counts.
         """
         every: list[DestinationSettings | RemoteAESettings] = [
-            *reversed(settings.destinations),
+            *(each for each in reversed(settings.destinations) if each.url is None),
             *settings.query_retrieve.move_destinations,
         ]
         chosen = {each.ae_title: each for each in every}

@@ -15,6 +15,15 @@ class Verdict(StrEnum):
     REJECTED = "rejected"
 
 
+class Contact(StrEnum):
+    """How far an attempt came; it says whose fault a failure is."""
+
+    NONE = "none"  # not to the destination: the stored object cannot be read
+    UNREACHED = "unreached"  # the object was not offered: no association, or it had ended
+    OFFERED = "offered"  # no answer came: the object may have arrived
+    ANSWERED = "answered"  # the destination answered about this object
+
+
 @dataclass(frozen=True)
 class Receiver:
     """Where to send."""
@@ -40,6 +49,7 @@ class SendResult:
     """The outcome of one parcel. `status` is the DIMSE status, when there was one.
 
     `class_refused` says of a rejected one that the receiver takes no object of its SOP Class.
+    `retry_after_seconds` is the pause that the receiver itself asks for.
     """
 
     delivery_id: int
@@ -47,6 +57,8 @@ class SendResult:
     status: int | None = None
     error: str | None = None
     class_refused: bool = False
+    contact: Contact = Contact.ANSWERED
+    retry_after_seconds: float | None = None
 
 
 class Sender(Protocol):

@@ -4,26 +4,23 @@ import logging
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self, cast
+from typing import Final, Self
 
-from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.events import EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
-from pynetdicom.transport import AssociationSocket
 
 from dicom_node.errors import StartError
-from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
-from dicom_node.status import is_retryable, is_stored
+from dicom_node.senders.base import Contact, Parcel, Receiver, SendResult, Verdict
+from dicom_node.senders.deadline import set_deadline
+from dicom_node.senders.stored import judge, transfer_syntax
 from dicom_node.tls import client_context, what_fails
 from models.sections import DEFAULT_MAX_PDU, TlsSettings
 from models.settings import Settings
 
 log = logging.getLogger(__name__)
-
-_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.7
 
 MEDIUM: Final = 0x0000  # PS3.7 9.3.1.1, Priority
 
@@ -68,14 +65,11 @@ class CStoreSender:
         """Yield one result per parcel. What an unreachable receiver did not get is RETRY."""
         syntaxes: dict[Parcel, str] = {}
         for parcel in parcels:
-            try:
-                syntaxes[parcel] = str(read_file_meta_info(parcel.path).TransferSyntaxUID)
-            except OSError as error:
-                message = f"the stored object cannot be read: {error.strerror}"
-                yield SendResult(parcel.delivery_id, Verdict.RETRY, error=message)
-            except Exception as error:  # noqa: BLE001  whatever is wrong with it, it is no DICOM file
-                message = f"the stored object is damaged ({type(error).__name__})"
-                yield SendResult(parcel.delivery_id, Verdict.REJECTED, error=message)
+            syntax = transfer_syntax(parcel)
+            if isinstance(syntax, SendResult):
+                yield syntax
+            else:
+                syntaxes[parcel] = syntax
         if syntaxes:
             yield from self._send_readable(receiver, syntaxes)
 
@@ -87,9 +81,7 @@ class CStoreSender:
             assoc = self.associate(receiver, contexts)
         except OSError as error:
             message = f"{receiver.host} cannot be reached: {error.strerror}"
-            yield from (
-                SendResult(parcel.delivery_id, Verdict.RETRY, error=message) for parcel in syntaxes
-            )
+            yield from (_unreached(parcel, message) for parcel in syntaxes)
             return
         try:
             for parcel, syntax in syntaxes.items():
@@ -99,22 +91,29 @@ class CStoreSender:
                 assoc.release()
 
     def _send_one(self, assoc: Association, parcel: Parcel, syntax: str) -> SendResult:
-        if not (assoc.is_established or assoc.rejected_contexts):
-            return SendResult(parcel.delivery_id, Verdict.RETRY, error=why_not(assoc))
         accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
-        if (parcel.sop_class_uid, syntax) not in accepted:
+        was_negotiated = bool(accepted or assoc.rejected_contexts)
+        if was_negotiated and (parcel.sop_class_uid, syntax) not in accepted:
             message = "the destination does not accept this SOP Class in this transfer syntax"
             return SendResult(
                 parcel.delivery_id, Verdict.REJECTED, error=message, class_refused=True
             )
+        if not assoc.is_established:
+            return _unreached(parcel, why_not(assoc))
         try:
             answer = assoc.send_c_store(parcel.path, priority=MEDIUM)
-        except (RuntimeError, ValueError, OSError) as error:
-            return SendResult(parcel.delivery_id, Verdict.RETRY, error=str(error)[:400])
+        except RuntimeError:  # it ended between the question above and this
+            return _unreached(parcel, why_not(assoc))
+        except (ValueError, OSError) as error:
+            return SendResult(
+                parcel.delivery_id, Verdict.RETRY, error=str(error)[:400], contact=Contact.NONE
+            )
         if "Status" not in answer:
             message = "the association ended or timed out before an answer came"
-            return SendResult(parcel.delivery_id, Verdict.RETRY, error=message)
-        return _judge(parcel, int(answer.Status))
+            return SendResult(
+                parcel.delivery_id, Verdict.RETRY, error=message, contact=Contact.OFFERED
+            )
+        return judge(parcel.delivery_id, int(answer.Status), "C-STORE was answered")
 
     def echo(self, receiver: Receiver) -> str | None:
         """C-ECHO the receiver."""
@@ -164,7 +163,7 @@ class CStoreSender:
             max_pdu=self.max_pdu,
             tls_args=tls_args,
             ext_neg=list(negotiation),
-            evt_handlers=[(evt.EVT_CONN_OPEN, _set_deadline), *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, set_deadline), *handlers],
         )
         if tls_args and assoc.is_aborted:
             context, host = tls_args
@@ -196,17 +195,6 @@ class CStoreSender:
         return ae
 
 
-def _set_deadline(event: Event) -> None:
-    """End each read and write of a new connection after the network time-out.
-
-    pynetdicom takes the time-out off once it is connected: a peer that freezes, or stops in the
-    middle of a PDU, would keep the association and its thread for ever.
-    """
-    sock = cast("AssociationSocket", event.assoc.dul.socket).socket
-    if sock is not None:
-        sock.settimeout(event.assoc.network_timeout)
-
-
 def why_not(assoc: Association) -> str:
     """Return why an association was not established or has ended, as a part of a sentence."""
     if assoc.is_rejected:
@@ -226,10 +214,5 @@ def _rejection(assoc: Association) -> str:
     return f"{words}; {_ADVICE[key]}" if key in _ADVICE else words
 
 
-def _judge(parcel: Parcel, status: int) -> SendResult:
-    if is_stored(status):
-        return SendResult(parcel.delivery_id, Verdict.SENT, status)
-    verdict = Verdict.RETRY if is_retryable(status) else Verdict.REJECTED
-    error = f"C-STORE was answered 0x{status:04X}"
-    refused = status == _CLASS_NOT_SUPPORTED
-    return SendResult(parcel.delivery_id, verdict, status, error, class_refused=refused)
+def _unreached(parcel: Parcel, error: str) -> SendResult:
+    return SendResult(parcel.delivery_id, Verdict.RETRY, error=error, contact=Contact.UNREACHED)

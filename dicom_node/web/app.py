@@ -6,6 +6,7 @@ from fastapi import FastAPI, Response, status
 
 from dicom_node.doctor import Finding, check_database, check_spool
 from dicom_node.ledger import compute
+from dicom_node.web.deliveries import router as delivery_routes
 from models.session import Database
 from models.settings import Settings
 
@@ -44,6 +45,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
             ],
         }
 
+    app.include_router(delivery_routes(database))
     return app
 
 

@@ -15,8 +15,9 @@ from dicom_node.conformance.statement import render
 from dicom_node.contexts import ACCEPTED, STORAGE_SYNTAXES
 from dicom_node.errors import StoreError
 from dicom_node.listener import build_ae
-from dicom_node.senders.base import Parcel, Verdict
-from dicom_node.senders.cstore import CStoreSender, _judge
+from dicom_node.senders.base import Verdict
+from dicom_node.senders.cstore import CStoreSender
+from dicom_node.senders.stored import judge
 from dicom_node.status import STORE_STATUS, store_status
 from models.identity import MADE_CLASSES
 from models.reasons import Reason
@@ -127,9 +128,8 @@ def test_every_status_that_may_come_is_treated_as_listed() -> None:
         for part in cell.split(", "):
             first, *last = (int(it, 16) for it in re.findall(r"0x[0-9A-F]{4}", part))
             listed |= dict.fromkeys(range(first, (last or [first])[0] + 1), verdict)
-    parcel = Parcel(1, Path(), "1.2", "1.2.3")
     for status in range(0x10000):
-        assert _judge(parcel, status).verdict is listed.get(status, Verdict.REJECTED)
+        assert judge(1, status, "").verdict is listed.get(status, Verdict.REJECTED)
 
 
 @pytest.mark.parametrize("reason", Reason)

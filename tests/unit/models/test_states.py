@@ -13,6 +13,7 @@ from models.imaging import Instance, Study
 from models.job import Job
 from models.states import (
     TRANSITIONS,
+    CircuitState,
     CommitmentState,
     DeliveryState,
     EventReportState,
@@ -31,6 +32,7 @@ MACHINES = [
     DeliveryState,
     CommitmentState,
     EventReportState,
+    CircuitState,
 ]
 
 

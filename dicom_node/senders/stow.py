@@ -1,0 +1,168 @@
+"""STOW-RS: sends stored files as they are to a DICOM Web server (PS3.18 10.5).
+
+One object per request, over one connection per batch: so an answer, or the lack of one, is about
+one object, whatever the server puts into its body.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Final, Self
+from uuid import uuid4
+
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.errors import StartError
+from dicom_node.senders.base import Contact, Parcel, Receiver, SendResult, Verdict
+from dicom_node.senders.headers import headers_of
+from dicom_node.senders.http_line import HttpLine, why
+from dicom_node.senders.store_response import HttpAnswer, judge_answer, meaning_of
+from dicom_node.senders.stored import transfer_syntax
+from dicom_node.tls import client_context
+from models.sections import DestinationSettings, TlsSettings
+from models.settings import Settings
+from models.web_address import WebAddress
+
+_MEDIA_TYPE: Final = "application/dicom+json"
+_CHUNK: Final = 1 << 20
+_FOUND: Final = (200, 204)
+_NO_ANSWER: Final = "the connection ended or timed out before an answer came"
+
+
+@dataclass(frozen=True)
+class StowSender:
+    """The client of one DICOM Web server; every wait ends after `timeout_seconds`."""
+
+    destination: DestinationSettings
+    address: WebAddress
+    timeout_seconds: float
+    tls: TlsSettings
+
+    @classmethod
+    def of(cls, settings: Settings, destination: DestinationSettings) -> Self:
+        """Return the sender that the settings describe for a destination with a URL."""
+        address = WebAddress.parse(destination.url or "")
+        return cls(destination, address, settings.delivery.timeout_seconds, settings.dicom.tls)
+
+    def send(self, _receiver: Receiver, parcels: Sequence[Parcel]) -> Iterator[SendResult]:
+        """Yield one result per parcel. After one without an answer the others are not offered."""
+        try:
+            headers, line = headers_of(self.destination), self._line()
+        except StartError as error:
+            yield from (_unreached(parcel, str(error)) for parcel in parcels)
+            return
+        problem: str | None = None
+        try:
+            for parcel in parcels:
+                if problem is not None:
+                    yield _unreached(parcel, problem)
+                    continue
+                result = self._send_one(line, headers, parcel)
+                if result.contact in {Contact.UNREACHED, Contact.OFFERED}:
+                    problem = result.error
+                yield result
+        finally:
+            line.close()
+
+    def _send_one(self, line: HttpLine, headers: Mapping[str, str], parcel: Parcel) -> SendResult:
+        syntax = transfer_syntax(parcel)
+        if isinstance(syntax, SendResult):
+            return syntax
+        try:
+            body = Body.of(parcel.path, syntax)
+        except OSError as error:
+            message = f"the stored object cannot be read: {error.strerror}"
+            return SendResult(
+                parcel.delivery_id, Verdict.RETRY, error=message, contact=Contact.NONE
+            )
+        try:
+            line.connect()
+        except OSError as error:
+            return _unreached(parcel, f"{self.address.host} cannot be reached: {why(error)}")
+        told = {**headers, "Accept": _MEDIA_TYPE, "Content-Type": body.media_type}
+        try:
+            answer = line.ask(
+                "POST", f"{self.address.path}/studies", told, body.length, body.parts()
+            )
+        except (OSError, HTTPException):
+            if problem := line.tls_problem():
+                return _unreached(parcel, f"{self.address.host} cannot be reached: {problem}")
+            return SendResult(
+                parcel.delivery_id, Verdict.RETRY, error=_NO_ANSWER, contact=Contact.OFFERED
+            )
+        return judge_answer(parcel.delivery_id, parcel.sop_instance_uid, answer)
+
+    def echo(self, _receiver: Receiver) -> str | None:
+        """Search for a study that does not exist (QIDO-RS): no patient data comes back."""
+        try:
+            headers, line = headers_of(self.destination), self._line()
+        except StartError as error:
+            return str(error)
+        query = f"{self.address.path}/studies?StudyInstanceUID=2.25.{uuid4().int}&limit=1"
+        try:
+            line.connect()
+            answer = line.ask("GET", query, {**headers, "Accept": _MEDIA_TYPE})
+        except (OSError, HTTPException) as error:
+            problem = line.tls_problem() or why(error)
+            return f"{self.address.host} cannot be reached: {problem}"
+        finally:
+            line.close()
+        return _problem(answer)
+
+    def _line(self) -> HttpLine:
+        context = client_context(self.tls) if self.address.is_secure else None
+        return HttpLine(self.address, self.timeout_seconds, context)
+
+
+def _problem(answer: HttpAnswer) -> str | None:
+    if answer.code in _FOUND:
+        return None
+    meaning = meaning_of(answer.code)
+    advice = meaning.sentence if meaning.verdict is Verdict.RETRY else "a query was refused"
+    return f"QIDO-RS was answered {answer.code}: {advice}"
+
+
+def _unreached(parcel: Parcel, error: str) -> SendResult:
+    return SendResult(parcel.delivery_id, Verdict.RETRY, error=error, contact=Contact.UNREACHED)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A multipart body with one part, the file as it is (PS3.18 8.6.1.2, 10.5.1)."""
+
+    path: Path
+    head: bytes
+    tail: bytes
+    size: int
+    boundary: str
+
+    @classmethod
+    def of(cls, path: Path, syntax: str) -> Self:
+        """Return the body for a file in a transfer syntax. Raises OSError when it is gone."""
+        boundary = secrets.token_hex(24)
+        kind = "application/dicom"
+        if syntax != ExplicitVRLittleEndian:  # the default of the media type, PS3.18 8.7.3.3
+            kind += f"; transfer-syntax={syntax}"
+        head = f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode("ascii")
+        tail = f"\r\n--{boundary}--\r\n".encode("ascii")
+        return cls(path, head, tail, path.stat().st_size, boundary)
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type of the request."""
+        return f'multipart/related; type="application/dicom"; boundary={self.boundary}'
+
+    @property
+    def length(self) -> int:
+        """The Content-Length."""
+        return len(self.head) + self.size + len(self.tail)
+
+    def parts(self) -> Iterator[bytes]:
+        """Yield the body from disk, piece by piece."""
+        yield self.head
+        with self.path.open("rb") as file:
+            while piece := file.read(_CHUNK):
+                yield piece
+        yield self.tail
