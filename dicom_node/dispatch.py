@@ -24,14 +24,14 @@ from dicom_node.recovery import recover_orphans
 from dicom_node.rejection import read_key_objects
 from dicom_node.settling import is_quiet, quiet_studies, settle
 from dicom_node.spool import Spool
+from dicom_node.taking_back import expired_jobs, take_back_job
 from models.base import advance, utc_now
 from models.imaging import Study
 from models.job import Job
 from models.messages import QUEUES, queue_of
-from models.reasons import SENTENCES, Reason
 from models.session import Database
 from models.settings import Settings
-from models.states import InstanceState, JobState, StudyState
+from models.states import JobState, StudyState
 
 log = logging.getLogger(__name__)
 
@@ -110,39 +110,11 @@ class Dispatcher:
     def _reap(self) -> int:
         """Take back jobs whose worker let its lease expire; give up after the last attempt."""
         with self._database.read() as session:
-            expired = list(
-                session.scalars(
-                    select(Job.id)
-                    .where(Job.state == JobState.LEASED, Job.lease_until < utc_now())
-                    .limit(_BATCH)
-                )
-            )
+            expired = expired_jobs(session)
         for job_id in expired:
             with self._database.write() as session:
-                self._take_back(session, job_id)
+                take_back_job(session, job_id, self._settings.dispatch.max_attempts)
         return len(expired)
-
-    def _take_back(self, session: Session, job_id: int) -> None:
-        job = session.get_one(Job, job_id, with_for_update=True)
-        if job.state is not JobState.LEASED or (job.lease_until or utc_now()) >= utc_now():
-            return  # finished or renewed in the meantime
-        if job.attempts < self._settings.dispatch.max_attempts:
-            log.warning("job %d: lease expired after attempt %d, again", job.id, job.attempts)
-            advance(session, job, JobState.PENDING, published_at=None, lease_owner=None)
-            return
-        log.error("job %d: lease expired after attempt %d, given up", job.id, job.attempts)
-        reason = Reason.WORKER_LOST
-        instance = job.instance
-        if advance(session, job, JobState.DEAD, error=reason.value, finished_at=utc_now()) and (
-            instance is not None and instance.state is InstanceState.QUEUED
-        ):
-            advance(
-                session,
-                instance,
-                InstanceState.FAILED,
-                reason=reason.value,
-                detail=SENTENCES[reason],
-            )
 
     def _settle(self) -> int:
         with self._database.read() as session:
