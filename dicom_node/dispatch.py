@@ -11,6 +11,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.clock import Patience, mend_due_times
 from dicom_node.identity_update import decide_updates
 from dicom_node.planning import (
     delivered_studies,
@@ -20,7 +21,7 @@ from dicom_node.planning import (
     studies_with_report,
 )
 from dicom_node.queue import JobQueue
-from dicom_node.recovery import recover_orphans
+from dicom_node.recovery import OrphanSweep
 from dicom_node.rejection import read_key_objects
 from dicom_node.settling import is_quiet, quiet_studies, settle
 from dicom_node.spool import Spool
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 200
 _LOST_MESSAGE_SECONDS = 900.0
+_CLOCK_SECONDS = 5.0
 
 
 class Dispatcher:
@@ -47,11 +49,15 @@ class Dispatcher:
         self._database = database
         self._queue = queue
         self._spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
+        self._sweep = OrphanSweep(database, settings, self._spool)
         self._next_orphan_sweep = 0.0
+        self._next_clock_check = 0.0
+        self._patience = Patience(settings.worker.lease_seconds)
 
     def step(self) -> bool:
         """Do one round; return whether anything moved."""
         self._sweep_orphans()
+        self._check_clock()
         # Publishing comes last: it alone needs the broker, and a broker that is away must not
         # keep the rest from moving.
         moved = read_key_objects(self._database, self._spool)
@@ -109,6 +115,8 @@ class Dispatcher:
 
     def _reap(self) -> int:
         """Take back jobs whose worker let its lease expire; give up after the last attempt."""
+        if not self._patience.may_judge():
+            return 0
         with self._database.read() as session:
             expired = expired_jobs(session)
         for job_id in expired:
@@ -162,6 +170,10 @@ class Dispatcher:
     def _sweep_orphans(self) -> None:
         if time.monotonic() < self._next_orphan_sweep:
             return
-        age = self._settings.dispatch.orphan_seconds
-        self._next_orphan_sweep = time.monotonic() + age
-        recover_orphans(self._database, self._settings, self._spool, age)
+        self._next_orphan_sweep = time.monotonic() + self._settings.dispatch.orphan_seconds
+        self._sweep.run()
+
+    def _check_clock(self) -> None:
+        if time.monotonic() >= self._next_clock_check:
+            self._next_clock_check = time.monotonic() + _CLOCK_SECONDS
+            mend_due_times(self._database, self._settings)

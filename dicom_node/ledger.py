@@ -100,7 +100,7 @@ def _received(session: Session) -> Line:
     kind = case((_IS_CONFLICT, "conflicts"), (_IS_UPDATE, "updates"), else_="instances")
     classified = select(kind.label("kind")).select_from(Instance).subquery()  # one scan for all
     by_kind = select(classified.c.kind, func.count()).group_by(classified.c.kind)
-    rows = dict(session.execute(by_kind).all())
+    rows: dict[str, int] = dict(session.execute(by_kind).all())
     parts = {kind: rows.get(kind, 0) for kind in ("instances", "conflicts", "updates")}
     for outcome in (StoreOutcome.DUPLICATE, StoreOutcome.OWN_RESULT):
         parts[outcome.value] = audited.get(outcome.value, 0)
