@@ -11,7 +11,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.clock import Patience, mend_due_times
+from dicom_node.clock import Pace, Patience, mend_due_times
 from dicom_node.identity_update import decide_updates
 from dicom_node.planning import (
     delivered_studies,
@@ -53,6 +53,7 @@ class Dispatcher:
         self._next_orphan_sweep = 0.0
         self._next_clock_check = 0.0
         self._patience = Patience(settings.worker.lease_seconds)
+        self._pace = Pace()
 
     def step(self) -> bool:
         """Do one round; return whether anything moved."""
@@ -158,7 +159,10 @@ class Dispatcher:
         return moved
 
     def _finish(self) -> int:
-        with self._database.read() as session:
+        """Say which studies arrived. Thousands may wait for a receiver that refuses for ever."""
+        if not self._pace.is_due():
+            return 0
+        with self._pace.measured(), self._database.read() as session:
             ended = delivered_studies(session, self._settings)
         for study_id in ended:
             with self._database.write() as session:
