@@ -1,4 +1,4 @@
-"""Time in the dispatcher: a wall clock that jumps, and questions that take long.
+"""A wall clock that jumps: due times that would wait for hours, leases judged too early.
 
 Due times and leases stand in rows as wall-clock times, for several hosts share them. Forward, a
 jump makes all of them due or expired at once; back, what was due in seconds is due in an hour.
@@ -6,8 +6,7 @@ jump makes all of them due or expired at once; back, what was due in seconds is 
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,8 +27,6 @@ from models.states import DeliveryState, EventReportState, JobState, State, Stud
 log = logging.getLogger(__name__)
 
 _SKEW_SECONDS = 60.0  # by which the clocks of two hosts may differ
-_SLOW_SECONDS = 0.05
-_SHARE = 20.0  # times as long between two slow questions as one takes
 _JITTER = 1.5  # dicom_node.backoff
 
 
@@ -138,28 +135,3 @@ class Patience:
         log.warning("%.0f s without a look at the leases; their owners get time to renew", gap)
         self._until = self._monotonic() + self._lease_seconds
         return False
-
-
-class Pace:
-    """Spaces a question that has become slow, so that it takes a small share of the time.
-
-    It counts as slow when it was so twice in a row: a moment without a processor is none.
-    """
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._before = 0.0
-        self._next = 0.0
-
-    def is_due(self) -> bool:
-        """Return whether to ask now."""
-        return self._monotonic() >= self._next
-
-    @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Time the block, and say when the next one is due."""
-        began = self._monotonic()
-        yield
-        took = self._monotonic() - began
-        usual, self._before = min(took, self._before), took
-        self._next = began + took + (usual * _SHARE if usual > _SLOW_SECONDS else 0.0)

@@ -258,6 +258,12 @@ def _planned_now(session: Session, study: Study, made: int) -> int:
     return (session.scalar(all_of_it) or 0) - made
 
 
+def reported_studies(session: Session) -> int:
+    """Return how many studies are reported and not yet delivered."""
+    query = select(func.count()).select_from(Study).where(Study.state == StudyState.REPORTED)
+    return session.scalar(query) or 0
+
+
 def delivered_studies(session: Session, settings: Settings) -> Sequence[int]:
     """Return the ids of reported studies all of whose deliveries arrived.
 

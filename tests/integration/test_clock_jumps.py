@@ -17,7 +17,7 @@ from rows import (
 from servers import wait_until
 from sqlalchemy import Connection, create_engine, select, text, update
 
-from dicom_node.clock import Pace, Patience, mend_due_times
+from dicom_node.clock import Patience, mend_due_times
 from dicom_node.dispatch import Dispatcher
 from dicom_node.queue import JobQueue
 from models.base import utc_now
@@ -182,24 +182,6 @@ def test_a_jump_back_needs_no_patience(clocks: Clocks, patience: Patience) -> No
     assert patience.may_judge()
     clocks.go(1, -HOUR)
     assert patience.may_judge()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "asked"), [((0.01,) * 5, 5), ((1.0, 0.01, 1.0, 0.01, 0.01), 5), ((1.0,) * 5, 2)]
-)
-def test_a_question_that_stays_slow_is_asked_seldom(
-    clocks: Clocks, seconds: tuple[float, ...], asked: int
-) -> None:
-    pace, count = Pace(lambda: clocks.monotonic), 0
-    for took in seconds:
-        if pace.is_due():
-            count += 1
-            with pace.measured():
-                clocks.go(took)
-        clocks.go(0.25)
-    assert count == asked
-    clocks.go(20)
-    assert pace.is_due()
 
 
 def test_a_living_worker_keeps_its_job_through_a_jump_forward(
