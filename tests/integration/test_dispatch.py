@@ -16,8 +16,9 @@ from rows import (
     add_report,
     open_database,
 )
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
+from dicom_node import dispatch
 from dicom_node.dispatch import Dispatcher
 from dicom_node.ledger import compute
 from dicom_node.queue import JobQueue
@@ -307,3 +308,28 @@ def test_a_report_that_cannot_be_made_does_not_hold_the_segmentations(
     lines = {line.name: line for line in compute(bench.database, bench.dispatcher._settings)}
     planned = lines["deliveries planned in the audit"]
     assert (planned.left, planned.right) == (2, 2)
+
+
+def test_thousands_that_a_receiver_refuses_do_not_cost_every_round(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def delivered(*_: object) -> list[int]:
+        looks.append(1)
+        return []
+
+    monkeypatch.setattr(dispatch, "delivered_studies", delivered)
+    monkeypatch.setattr(dispatch, "_SECONDS_PER_STUDY", 3600.0)
+    row = {"state": StudyState.REPORTED, "calling_aet": "PACS"}
+    with bench.database.write() as session:
+        session.execute(
+            insert(Study),
+            [row | {"study_instance_uid": f"1.{number}"} for number in range(1, dispatch._MANY)],
+        )
+    bench.run(3)
+    assert len(looks) == 3
+    with bench.database.write() as session:
+        session.execute(insert(Study), [row | {"study_instance_uid": "1.9999"}])
+    bench.run(3)
+    assert len(looks) == 4
