@@ -1,0 +1,59 @@
+"""f. The whole node dies, or is stopped, inside the settle time: nothing was kept in memory."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from accounts import CloseAccount, delivered, kept_once, received
+from fault_nodes import Node, Role, running
+from fault_pacs import PacsOf
+from fault_senders import SUCCESS, Notebook
+from pydicom.dataset import Dataset
+
+from dicom_node.demo.pacs import OrthancPacs
+
+pytestmark = [pytest.mark.faults, pytest.mark.e2e]
+
+_OPEN = "SELECT count(*) FROM study WHERE state = 'open' AND study_instance_uid = :uid"
+_DELIVERED = "SELECT count(*) FROM study WHERE state = 'delivered' AND study_instance_uid = :uid"
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM"])
+def test_a_node_that_ends_inside_the_settle_time_reports_once_when_it_is_back(
+    end: str,
+    tmp_path: Path,
+    shared_orthanc: OrthancPacs,
+    orthanc_of: PacsOf,
+    chest: Callable[..., Dataset],
+    notebook: Notebook,
+    close_account: CloseAccount,
+) -> None:
+    settle = {"DICOM_NODE_DISPATCH__SETTLE_SECONDS": "4"}
+    node = Node(tmp_path / "node", pacs=(shared_orthanc.address,), **settle)
+    image = chest()
+    with running(node, "up"):
+        assert notebook.send(node.port, image) == [SUCCESS]
+        assert _end(node.role("up"), end) == (-signal.SIGKILL if end == "SIGKILL" else 0)
+        study = str(image.StudyInstanceUID)
+        assert node.query(_OPEN, uid=study) == [(1,)], "the study was settled before the end"
+        node.start("up")
+        node.wait_for(_DELIVERED, uid=study)
+        images = [str(image.SOPInstanceUID)]
+        close_account(
+            node,
+            received(node, notebook),
+            kept_once(node),
+            delivered(node, orthanc_of, images),
+        )
+        assert node.role("up").terminate() == 0
+
+
+def _end(up: Role, how: str) -> int:
+    if how == "SIGTERM":
+        return up.terminate()
+    family = up.family()
+    status = up.kill()
+    assert len(family) > 5, "the tree was not there to be killed"
+    assert not any(each.is_running() for each in family)
+    return status
