@@ -51,6 +51,7 @@ class Proxy:
         self.to_server, self.to_client = PROMPT, PROMPT
         self.accepted = 0
         self.refused = 0
+        self.passed = 0  # bytes, both ways
         self.is_open = True
         self._pairs: set[_Pair] = set()
         self._lock = threading.Lock()
@@ -147,6 +148,7 @@ class Proxy:
             while data := source.recv(self._manner(is_request).piece_bytes):
                 if not pair.is_deaf:
                     target.sendall(data)
+                    self.passed += len(data)
                 time.sleep(self._manner(is_request).pause_seconds)
             if not pair.is_deaf:
                 target.shutdown(socket.SHUT_WR)

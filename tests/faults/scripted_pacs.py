@@ -9,6 +9,7 @@ from typing import Final
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.events import Event
 from pynetdicom.transport import ThreadedAssociationServer
+from senders import associate, store_bytes
 from servers import free_port
 
 from dicom_node.demo.pacs import Pacs
@@ -33,9 +34,14 @@ class ScriptedPacs:
         self.answers: list[tuple[str, str, int]] = []
         self.bytes_of: defaultdict[str, set[str]] = defaultdict(set)
         title, _, where = behind.address.partition("@")
-        self._behind = (where.partition(":")[0], int(where.rpartition(":")[2]), title)
+        self._behind = (int(where.rpartition(":")[2]), title)
         self._server: ThreadedAssociationServer | None = None
         self._lock = threading.Lock()
+
+    @property
+    def address(self) -> str:
+        """AET@HOST:PORT."""
+        return f"{self.ae_title}@127.0.0.1:{self.port}"
 
     def start(self, *, without: str | None = None) -> None:
         """Listen; the SOP Class `without` gets no presentation context."""
@@ -58,27 +64,28 @@ class ScriptedPacs:
         uid = str(event.request.AffectedSOPInstanceUID)
         status = self.status(sop_class)
         with self._lock:
-            self.bytes_of[uid].add(hashlib.sha256(event.encoded_dataset()).hexdigest())
+            self.bytes_of[uid].add(hashlib.sha256(event.request.DataSet.getvalue()).hexdigest())
             if is_stored(status) and self._pass_on(event) != SUCCESS:
                 status = _LOST
             self.answers.append((sop_class, uid, status))
         return status
 
     def _pass_on(self, event: Event) -> int | None:
-        ds = event.dataset
-        ds.file_meta = event.file_meta
-        host, port, title = self._behind
-        ae = AE(self.ae_title)
-        ae.add_requested_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)
-        assoc = ae.associate(host, port, ae_title=title)
-        if not assoc.is_established:
-            return None
-        answer = assoc.send_c_store(ds)
-        assoc.release()
-        ae.shutdown()
-        return answer.get("Status")
+        """Send the data set on, byte for byte, and return the answer."""
+        port, title = self._behind
+        sop_class, uid = str(event.request.AffectedSOPClassUID), event.request.AffectedSOPInstanceUID
+        syntax = str(event.context.transfer_syntax)
+        with associate(port, (sop_class, syntax), calling=self.ae_title, called=title) as assoc:
+            if not assoc.is_established:
+                return None
+            return store_bytes(assoc, sop_class, str(uid), event.request.DataSet.getvalue())
 
-    def given(self) -> set[int]:
-        """Return every status that was answered so far."""
+    def given(self) -> set[tuple[str, int]]:
+        """Return every pair of SOP Class UID and status that was answered so far."""
         with self._lock:
-            return {status for _, _, status in self.answers}
+            return {(sop_class, status) for sop_class, _, status in self.answers}
+
+    def versions(self) -> int:
+        """Return in how many versions the object came that came in most."""
+        with self._lock:
+            return max((len(digests) for digests in self.bytes_of.values()), default=0)
