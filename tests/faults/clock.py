@@ -1,9 +1,9 @@
 """A wall clock that jumps under running processes (libfaketime); monotonic clocks go on."""
 
-import datetime
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +11,7 @@ _LIBRARIES = (
     "/usr/lib/*/faketime/libfaketime.so.1",
     "/usr/local/lib/faketime/libfaketime.so.1",
 )
+_SHIM = Path(__file__).with_name("faked_clock")
 
 
 def find_faketime() -> Path | None:
@@ -33,7 +34,7 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_DONT_RESET": "1",
+            "PYTHONPATH": os.pathsep.join([str(_SHIM), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
 
     def set(self, seconds: int) -> None:
@@ -44,8 +45,8 @@ class Clock:
 
     def seen(self) -> float:
         """Return how many seconds a new process sees the clock ahead of the machine's."""
-        code = "import time; print(time.time())"
-        before = datetime.datetime.now(datetime.UTC).timestamp()
+        code = "import time; time.sleep(0.01); print(time.time())"
+        before = time.time()
         answer = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, **self.environment},
