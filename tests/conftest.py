@@ -5,6 +5,7 @@ What is not installed is skipped with a reason on a developer's machine and fail
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ import servers
 import sqlalchemy as sa
 from absent import missing
 from dicomweb import PLUGIN, WebOrthanc
+from smalldisk import CannotMountError, SmallDisk, small_disk
 
 from dicom_node.demo.pacs import OrthancPacs, StoragePacs, find_orthanc
 
@@ -120,3 +122,14 @@ def storage_scp(tmp_path: Path) -> Iterator[StoragePacs]:
         yield pacs
     finally:
         pacs.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A file system of 32 MB that really fills."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(small_disk(tmp_path / "disk"))
+        except CannotMountError as error:
+            missing(str(error))
+        yield made
