@@ -11,8 +11,6 @@ from fault_pacs import PacsOf
 from fault_senders import SUCCESS, Notebook
 from pydicom.dataset import Dataset
 
-from dicom_node.demo.pacs import OrthancPacs
-
 pytestmark = [pytest.mark.faults, pytest.mark.e2e]
 
 _OPEN = "SELECT count(*) FROM study WHERE state = 'open' AND study_instance_uid = :uid"
@@ -23,14 +21,13 @@ _DELIVERED = "SELECT count(*) FROM study WHERE state = 'delivered' AND study_ins
 def test_a_node_that_ends_inside_the_settle_time_reports_once_when_it_is_back(
     end: str,
     tmp_path: Path,
-    shared_orthanc: OrthancPacs,
     orthanc_of: PacsOf,
     chest: Callable[..., Dataset],
     notebook: Notebook,
     close_account: CloseAccount,
 ) -> None:
     settle = {"DICOM_NODE_DISPATCH__SETTLE_SECONDS": "4"}
-    node = Node(tmp_path / "node", pacs=(shared_orthanc.address,), **settle)
+    node = Node(tmp_path / "node", pacs=(orthanc_of.address,), **settle)
     image = chest()
     with running(node, "up"):
         assert notebook.send(node.port, image) == [SUCCESS]
