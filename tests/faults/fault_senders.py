@@ -54,16 +54,18 @@ class Notebook:
                 self.refused_associations += 1
         statuses: list[int | None] = []
         for ds in objects:
-            # Who got no answer once asks no more: pynetdicom would wait for its time-out.
-            alive = assoc.is_established and None not in statuses
-            statuses.append(self._offer(assoc, ds) if alive else None)
+            if not assoc.is_established:
+                break
+            statuses.append(self._offer(assoc, ds))
             self._note(ds, statuses[-1])
+            if statuses[-1] is None:
+                break  # pynetdicom would wait for its time-out with each of the others
         if assoc.is_established:
-            assoc.release() if None not in statuses else assoc.abort()
+            assoc.abort() if None in statuses else assoc.release()
         ae.shutdown()
         if connection is not None:
             connection.close()  # pynetdicom does not, when the peer was faster
-        return statuses
+        return statuses + [None] * (len(objects) - len(statuses))
 
     @staticmethod
     def _offer(assoc: Association, ds: Dataset) -> int | None:

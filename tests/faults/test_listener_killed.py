@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import senders
-from accounts import CloseAccount, kept_once, received
+from accounts import CloseAccount, kept_once, received, sweep
 from crashing import POINTS, Armed
 from fault_nodes import Node, running
 from fault_senders import SUCCESS, Notebook, new_image
@@ -93,7 +93,5 @@ def test_what_a_crash_left_is_swept(bench: Bench, close_account: CloseAccount) -
     notebook.send_all(node.port, [image])
     assert kept_once(node).doubled, "the crash left nothing behind"
 
-    node.start("dispatch", **{_SWEEP: "1"})
-    wait_until(lambda: not kept_once(node).doubled, 60, "the sweep", every=0.5)
-
+    sweep(node)
     close_account(node, received(node, notebook), kept_once(node))
