@@ -1,6 +1,5 @@
 """Lost and doubled, counted from outside the node: senders' notebooks against rows and PACS."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 from fault_nodes import Node
 from fault_pacs import SEG, SR, Held, Holder, data_set_sha256
 from fault_senders import Notebook
+from servers import wait_until
 
 CloseAccount = Callable[..., None]
 
@@ -71,6 +71,14 @@ def kept_once(node: Node) -> Balance:
         doubled=[f"no row for {name}" for name in sorted(files - keys)]
         + [f"half a file: {path.name}" for path in node.incoming],
     )
+
+
+def sweep(node: Node) -> None:
+    """Start the dispatcher anew, impatient, until files without a row and half files are gone."""
+    if node.is_running("dispatch"):
+        assert node.role("dispatch").terminate() == 0
+    node.start("dispatch", DICOM_NODE_DISPATCH__ORPHAN_SECONDS="1")
+    wait_until(lambda: not kept_once(node).doubled, 60, "the sweep", every=0.5)
 
 
 def delivered(
@@ -139,8 +147,3 @@ def ledger(node: Node) -> tuple[list[dict[str, Any]], bool]:
     printed = node.run("ledger", "--json")
     assert printed.returncode in {0, 1}, printed.stderr
     return [json.loads(line) for line in printed.stdout.splitlines()], printed.returncode == 0
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,7 +10,7 @@ import servers
 import sqlalchemy as sa
 from absent import missing
 from accounts import Balance, CloseAccount, ledger
-from fault_nodes import Node
+from fault_nodes import NewNode, Node
 from fault_pacs import PacsOf, WitnessPacs
 from fault_report import Report
 from fault_senders import Notebook, new_image
@@ -20,6 +20,16 @@ from pydicom.dataset import Dataset
 from dicom_node.demo.pacs import OrthancPacs, find_orthanc
 
 _DATABASE_NUMBERS = count(1)
+_FOLDER = Path(__file__).parent
+# pynetdicom forgets a socket whose peer was gone before it could be shut down.
+_FORGOTTEN = "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a socket that pynetdicom forgot fail no test of a killed peer."""
+    for item in items:
+        if item.path.is_relative_to(_FOLDER):
+            item.add_marker(pytest.mark.filterwarnings(_FORGOTTEN))
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +82,21 @@ def new_database(shared_postgres: PostgresServer) -> Callable[[], str]:
         return shared_postgres.url(name)
 
     return create
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow_faults)])
+def new_node(
+    request: pytest.FixtureRequest, tmp_path: Path, broker_url: Callable[[], str]
+) -> NewNode:
+    """Gives a node that sends to the addresses given; slow_faults: on PostgreSQL as well."""
+
+    def make(*pacs: str, **settings: str) -> Node:
+        is_sqlite = request.param == "sqlite"
+        url = None if is_sqlite else request.getfixturevalue("new_database")()
+        folder = tmp_path / "node"
+        return Node(folder, broker_url=broker_url(), database_url=url, pacs=pacs, **settings)
+
+    return make
 
 
 @pytest.fixture(scope="session")

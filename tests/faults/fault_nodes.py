@@ -40,6 +40,8 @@ QUICK: Mapping[str, str] = {
     "DICOM_NODE_DELIVERY__TIMEOUT_SECONDS": "5",
 }
 
+NewNode = Callable[..., "Node"]
+
 
 class Role:
     """One process of the product, its children included, and what it wrote."""
@@ -168,6 +170,10 @@ class Node:
     def role(self, name: str) -> Role:
         """Return the newest process of a role, running or not."""
         return self.roles[name]
+
+    def is_running(self, name: str) -> bool:
+        """Whether a role has a process that lives."""
+        return name in self.roles and self.roles[name].is_running()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the node on its data."""

@@ -104,6 +104,11 @@ class PacsOf:
     pacs: Pacs
     studies: Callable[[], set[str]]
 
+    @property
+    def address(self) -> str:
+        """AET@HOST:PORT."""
+        return self.pacs.address
+
     def held(self) -> list[Held]:
         """Fetch and read every object of the studies."""
         wanted = self.studies()

@@ -48,28 +48,38 @@ class Notebook:
         }:
             ae.add_requested_context(sop_class, syntax)
         assoc = ae.associate("127.0.0.1", port, ae_title="NODE")
+        connection = assoc.dul.socket.socket if assoc.dul.socket else None
         if not assoc.is_established:
             with self._lock:
                 self.refused_associations += 1
-        try:
-            return [self._offer(assoc, ds) for ds in objects]
-        finally:
-            if assoc.is_established:
-                assoc.release()
-            ae.shutdown()
-
-    def _offer(self, assoc: Association, ds: Dataset) -> int | None:
-        status: int | None = None
+        statuses: list[int | None] = []
+        for ds in objects:
+            if not assoc.is_established:
+                break
+            statuses.append(self._offer(assoc, ds))
+            self._note(ds, statuses[-1])
+            if statuses[-1] is None:
+                break  # pynetdicom would wait for its time-out with each of the others
         if assoc.is_established:
-            try:
-                answer = assoc.send_c_store(ds)
-            except (RuntimeError, ValueError):
-                answer = Dataset()  # the association went away just before, or its context
-            status = int(answer.Status) if "Status" in answer else None
-        sent = Sent(str(ds.SOPInstanceUID), str(ds.StudyInstanceUID), data_set_hash(ds), status)
+            assoc.abort() if None in statuses else assoc.release()
+        ae.shutdown()
+        if connection is not None:
+            connection.close()  # pynetdicom does not, when the peer was faster
+        return statuses + [None] * (len(objects) - len(statuses))
+
+    @staticmethod
+    def _offer(assoc: Association, ds: Dataset) -> int | None:
+        try:
+            answer = assoc.send_c_store(ds)
+        except (RuntimeError, ValueError):
+            return None  # the association went away just before, or its context
+        return int(answer.Status) if "Status" in answer else None
+
+    def _note(self, ds: Dataset, status: int | None) -> None:
+        digest = data_set_hash(ds)
+        sent = Sent(str(ds.SOPInstanceUID), str(ds.StudyInstanceUID), digest, status)
         with self._lock:
             self.offers.append(sent)
-        return status
 
     def send_all(self, port: int, objects: Sequence[Dataset], seconds: float = 60.0) -> None:
         """Send again what was not answered 0x0000 until everything was. Raises TimeoutError."""
@@ -114,4 +124,5 @@ def new_image(of: Dataset | None = None, *, study: str | None = None) -> Dataset
     ds.SeriesInstanceUID, ds.SOPInstanceUID = generate_uid(), generate_uid()
     ds.PatientID = hashlib.sha256(str(ds.StudyInstanceUID).encode()).hexdigest()[:16]
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
     return ds
