@@ -1,4 +1,4 @@
-"""Mixed traffic against a whole node for minutes or hours: does it keep up, and does it leak?
+"""Mixed traffic against a whole node for minutes or hours: whether it keeps up, and leaks.
 
     python benchmarks/soak.py --minutes 60 --peak --pacs orthanc --out soak
 

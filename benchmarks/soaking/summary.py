@@ -1,4 +1,4 @@
-"""The figures of a soak as text: one line per minute, Markdown tables at the end, JSON for later."""
+"""The figures of a soak as text: Markdown tables, and JSON for later."""
 
 import json
 import statistics

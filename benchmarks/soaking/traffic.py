@@ -1,4 +1,4 @@
-"""Mixed traffic at a set rate: what the modalities of a hospital send, and what else comes along."""
+"""Mixed traffic at a set rate: what modalities send, and what else comes."""
 
 import copy
 import random

@@ -49,7 +49,8 @@ class Held:
         if self.growth_percent > ALLOWED_GROWTH_PERCENT:
             return f"{self.name} grew by {self.growth_percent:.1f} %"
         if self.last_descriptors > self.first_descriptors + ALLOWED_DESCRIPTORS:
-            return f"{self.name} has {self.last_descriptors} files open, {self.first_descriptors} before"
+            before = self.first_descriptors
+            return f"{self.name} has {self.last_descriptors} files open, {before} before"
         return None
 
 

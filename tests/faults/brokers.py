@@ -16,7 +16,7 @@ class Broker(RedisServer):
     """The broker of one node, with what a fault shows of itself."""
 
     def stop(self) -> int:
-        """Stop it by SIGTERM; what it holds stays on disk where it writes it. Returns its status."""
+        """Stop it by SIGTERM; what it wrote to disk stays. Returns its status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(30)

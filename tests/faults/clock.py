@@ -34,7 +34,9 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "PYTHONPATH": os.pathsep.join([str(_SHIM), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(_SHIM), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
         }
 
     def set(self, seconds: int) -> None:

@@ -73,7 +73,10 @@ class ScriptedPacs:
     def _pass_on(self, event: Event) -> int | None:
         """Send the data set on, byte for byte, and return the answer."""
         port, title = self._behind
-        sop_class, uid = str(event.request.AffectedSOPClassUID), event.request.AffectedSOPInstanceUID
+        sop_class, uid = (
+            str(event.request.AffectedSOPClassUID),
+            event.request.AffectedSOPInstanceUID,
+        )
         syntax = str(event.context.transfer_syntax)
         with associate(port, (sop_class, syntax), calling=self.ae_title, called=title) as assoc:
             if not assoc.is_established:

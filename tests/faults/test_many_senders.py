@@ -1,4 +1,4 @@
-"""k. Twenty senders at once among probes, noise and aborts: who behaves is served, nothing leaks."""
+"""k. Twenty senders among probes, noise and aborts: who behaves is served, nothing leaks."""
 
 import random
 import socket
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -96,7 +97,7 @@ class Storm:
         self._stop = threading.Event()
         self._lock = threading.Lock()
 
-    def __enter__(self) -> "Storm":
+    def __enter__(self) -> Self:
         self._threads = [
             threading.Thread(target=self._run, args=(kind, seed))
             for kind in _NUISANCE_KINDS
@@ -172,13 +173,13 @@ def test_twenty_senders_are_served_among_probes_noise_and_aborts(
     with Storm(node.port) as storm:
         wait_until(lambda: min(storm.done.values()) >= 3, 60, "every nuisance three times")
         answers = _send_everything(node, notebook, per_sender)
-    print(storm.done)
+    print(storm.done)  # noqa: T201  the proof is to be seen
     assert answers == [SUCCESS] * (_SENDERS * per_sender), notebook.refused_associations
     wait_until(lambda: _connections(node) == 0, 60, "the end of every connection")
     wait_until(lambda: node.incoming == [], 30, "no half file")
     wait_until(lambda: _held(node)[2] <= before[2] + 4, 60, "the end of the storm's threads")
     after = _held(node)
-    print(f"MiB, descriptors, threads: {before} before, {after} after")
+    print(f"MiB, descriptors, threads: {before} before, {after} after")  # noqa: T201  the same
     assert after[0] <= before[0] + _MEMORY_MIB
     assert after[1] <= before[1] + _DESCRIPTORS
     assert len(node.spooled) == len(notebook.answered)
