@@ -182,12 +182,29 @@ def check(config: Path | None, data_dir: Path | None) -> None:
 @cli.command()
 @_common
 @_listing
-def ledger(config: Path | None, data_dir: Path | None, form: str | None) -> None:
-    """Print the ledger; exit 1 when it does not balance."""
+@click.option(
+    "--repair", "mend", is_flag=True, help="First make due again what the rows prove is due."
+)
+def ledger(
+    config: Path | None,
+    data_dir: Path | None,
+    form: str | None,
+    mend: bool,  # noqa: FBT001  a flag of the command line
+) -> None:
+    """Print the ledger; exit 1 when it does not balance.
+
+    With --repair, jobs, reports and deliveries that were forgotten are queued again before;
+    nothing is deleted, sent or made up. Counts go to standard error with --json and --csv.
+    """
     from dicom_node.ledger import compute
+    from dicom_node.repair import repair
 
     settings = _settings(config, data_dir)
-    lines = compute(_database(settings), settings)
+    database = _database(settings)
+    for each in repair(database, settings) if mend else ():
+        text = f"{each.name}: {each.found} found, {each.repaired} due again"
+        click.echo(text, err=form is not None)
+    lines = compute(database, settings)
     rows: list[dict[str, Any]] = [
         {
             "name": line.name,

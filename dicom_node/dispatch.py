@@ -11,6 +11,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.clock import Pace, Patience, mend_due_times
 from dicom_node.identity_update import decide_updates
 from dicom_node.planning import (
     delivered_studies,
@@ -20,23 +21,24 @@ from dicom_node.planning import (
     studies_with_report,
 )
 from dicom_node.queue import JobQueue
-from dicom_node.recovery import recover_orphans
+from dicom_node.recovery import OrphanSweep
 from dicom_node.rejection import read_key_objects
 from dicom_node.settling import is_quiet, quiet_studies, settle
 from dicom_node.spool import Spool
+from dicom_node.taking_back import expired_jobs, take_back_job
 from models.base import advance, utc_now
 from models.imaging import Study
 from models.job import Job
 from models.messages import QUEUES, queue_of
-from models.reasons import SENTENCES, Reason
 from models.session import Database
 from models.settings import Settings
-from models.states import InstanceState, JobState, StudyState
+from models.states import JobState, StudyState
 
 log = logging.getLogger(__name__)
 
 _BATCH = 200
 _LOST_MESSAGE_SECONDS = 900.0
+_CLOCK_SECONDS = 5.0
 
 
 class Dispatcher:
@@ -47,11 +49,16 @@ class Dispatcher:
         self._database = database
         self._queue = queue
         self._spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
+        self._sweep = OrphanSweep(database, settings, self._spool)
         self._next_orphan_sweep = 0.0
+        self._next_clock_check = 0.0
+        self._patience = Patience(settings.worker.lease_seconds)
+        self._pace = Pace()
 
     def step(self) -> bool:
         """Do one round; return whether anything moved."""
         self._sweep_orphans()
+        self._check_clock()
         # Publishing comes last: it alone needs the broker, and a broker that is away must not
         # keep the rest from moving.
         moved = read_key_objects(self._database, self._spool)
@@ -109,40 +116,14 @@ class Dispatcher:
 
     def _reap(self) -> int:
         """Take back jobs whose worker let its lease expire; give up after the last attempt."""
+        if not self._patience.may_judge():
+            return 0
         with self._database.read() as session:
-            expired = list(
-                session.scalars(
-                    select(Job.id)
-                    .where(Job.state == JobState.LEASED, Job.lease_until < utc_now())
-                    .limit(_BATCH)
-                )
-            )
+            expired = expired_jobs(session)
         for job_id in expired:
             with self._database.write() as session:
-                self._take_back(session, job_id)
+                take_back_job(session, job_id, self._settings.dispatch.max_attempts)
         return len(expired)
-
-    def _take_back(self, session: Session, job_id: int) -> None:
-        job = session.get_one(Job, job_id, with_for_update=True)
-        if job.state is not JobState.LEASED or (job.lease_until or utc_now()) >= utc_now():
-            return  # finished or renewed in the meantime
-        if job.attempts < self._settings.dispatch.max_attempts:
-            log.warning("job %d: lease expired after attempt %d, again", job.id, job.attempts)
-            advance(session, job, JobState.PENDING, published_at=None, lease_owner=None)
-            return
-        log.error("job %d: lease expired after attempt %d, given up", job.id, job.attempts)
-        reason = Reason.WORKER_LOST
-        instance = job.instance
-        if advance(session, job, JobState.DEAD, error=reason.value, finished_at=utc_now()) and (
-            instance is not None and instance.state is InstanceState.QUEUED
-        ):
-            advance(
-                session,
-                instance,
-                InstanceState.FAILED,
-                reason=reason.value,
-                detail=SENTENCES[reason],
-            )
 
     def _settle(self) -> int:
         with self._database.read() as session:
@@ -178,7 +159,10 @@ class Dispatcher:
         return moved
 
     def _finish(self) -> int:
-        with self._database.read() as session:
+        """Say which studies arrived. Thousands may wait for a receiver that refuses for ever."""
+        if not self._pace.is_due():
+            return 0
+        with self._pace.measured(), self._database.read() as session:
             ended = delivered_studies(session, self._settings)
         for study_id in ended:
             with self._database.write() as session:
@@ -190,6 +174,10 @@ class Dispatcher:
     def _sweep_orphans(self) -> None:
         if time.monotonic() < self._next_orphan_sweep:
             return
-        age = self._settings.dispatch.orphan_seconds
-        self._next_orphan_sweep = time.monotonic() + age
-        recover_orphans(self._database, self._settings, self._spool, age)
+        self._next_orphan_sweep = time.monotonic() + self._settings.dispatch.orphan_seconds
+        self._sweep.run()
+
+    def _check_clock(self) -> None:
+        if time.monotonic() >= self._next_clock_check:
+            self._next_clock_check = time.monotonic() + _CLOCK_SECONDS
+            mend_due_times(self._database, self._settings)

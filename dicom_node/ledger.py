@@ -6,19 +6,18 @@ themselves (read back from disk), and deliveries.
 
 from dataclasses import dataclass
 
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
-from sqlalchemy import ColumnElement, and_, distinct, func, select
+from sqlalchemy import ColumnElement, and_, case, distinct, exists, func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.documents import Documents
 from dicom_node.spool import Spool
 from models.audit import AuditAction, AuditEvent
 from models.base import Base
 from models.delivery import Delivery
-from models.imaging import Instance, Study
+from models.imaging import Instance, Series, Study
 from models.job import Job
 from models.reasons import Reason
-from models.result import Analysis, Artifact, ReportedAnalysis, ShadowAnalysis
+from models.result import Analysis, Artifact, ReportedAnalysis, ShadowAnalysis, of_the_patient
 from models.session import Database
 from models.settings import Settings
 from models.states import (
@@ -33,7 +32,9 @@ from models.states import (
 
 _INTAKE_ACTIONS = (AuditAction.INSTANCE_STORED, AuditAction.INSTANCE_RECOVERED)
 
-_ARRIVING_SECONDS = 60.0
+ARRIVING_SECONDS = 60.0  # longer than a C-STORE waits between its file and its row
+_WAITING = (InstanceState.RECEIVED, InstanceState.QUEUED)
+_TOLD = (StudyState.REPORTED, StudyState.DELIVERED)
 
 
 def _has_reason(reason: Reason) -> ColumnElement[bool]:
@@ -61,16 +62,24 @@ class Line:
         return self.left == self.right
 
 
-def compute(database: Database, settings: Settings) -> list[Line]:
-    """Return every equation of the ledger, in one consistent view of the rows."""
+def compute(
+    database: Database, settings: Settings, documents: Documents | None = None
+) -> list[Line]:
+    """Return every equation of the ledger, in one consistent view of the rows.
+
+    `documents` remembers SR documents that were read before; without it each one is read.
+    """
+    reader = documents or Documents(settings.artifact_dir)
     with database.read() as session:
         return [
             _received(session),
             _states(session),
+            _open(session),
             _spool(session, settings),
             _segmentations(session),
             _settled(session),
-            _reported(session, settings),
+            _told(session),
+            _reported(session, reader),
             _deliveries(session),
             _committed(session),
             _shadow(session),
@@ -82,24 +91,34 @@ def _received(session: Session) -> Line:
 
     Rows are instances, updates of them, and conflicts, which an update is until it was compared.
     """
-    audited = _count(session, AuditEvent, AuditEvent.action.in_(_INTAKE_ACTIONS))
-    parts = {
-        "instances": _count(session, Instance, ~_IS_CONFLICT, ~_IS_UPDATE),
-        "conflicts": _count(session, Instance, _IS_CONFLICT),
-        "updates": _count(session, Instance, _IS_UPDATE),
-    }
+    by_outcome = (
+        select(AuditEvent.outcome, func.count())
+        .where(AuditEvent.action.in_(_INTAKE_ACTIONS))
+        .group_by(AuditEvent.outcome)
+    )
+    audited = dict(session.execute(by_outcome).all())
+    kind = case((_IS_CONFLICT, "conflicts"), (_IS_UPDATE, "updates"), else_="instances")
+    classified = select(kind.label("kind")).select_from(Instance).subquery()  # one scan for all
+    by_kind = select(classified.c.kind, func.count()).group_by(classified.c.kind)
+    rows: dict[str, int] = dict(session.execute(by_kind).all())
+    parts = {kind: rows.get(kind, 0) for kind in ("instances", "conflicts", "updates")}
     for outcome in (StoreOutcome.DUPLICATE, StoreOutcome.OWN_RESULT):
-        parts[outcome.value] = _count(
-            session,
-            AuditEvent,
-            AuditEvent.action.in_(_INTAKE_ACTIONS),
-            AuditEvent.outcome == outcome.value,
-        )
-    return Line("C-STORE successes in the audit", audited, sum(parts.values()), parts)
+        parts[outcome.value] = audited.get(outcome.value, 0)
+    total = sum(audited.values())
+    return Line("C-STORE successes in the audit", total, sum(parts.values()), parts)
 
 
 def _count(session: Session, model: type[Base], *where: ColumnElement[bool]) -> int:
     return session.scalar(select(func.count()).select_from(model).where(*where)) or 0
+
+
+def has_active_job() -> ColumnElement[bool]:
+    """Return the condition that an analyse job of an instance is pending or leased."""
+    return exists().where(
+        Job.instance_id == Instance.id,
+        Job.kind == JobKind.ANALYSE,
+        Job.state.in_((JobState.PENDING, JobState.LEASED)),
+    )
 
 
 def _states(session: Session) -> Line:
@@ -107,18 +126,32 @@ def _states(session: Session) -> Line:
     named = {
         state.value: number
         for state, number in session.execute(
-            select(Instance.state, func.count())
-            .where(Instance.state != InstanceState.QUEUED)
-            .group_by(Instance.state)
+            select(Instance.state, func.count()).group_by(Instance.state)
         )
     }
+    total = sum(named.values())
+    named.pop(InstanceState.QUEUED.value, None)
     named["pending"] = _count(
-        session,
-        Job,
-        Job.kind == JobKind.ANALYSE,
-        Job.state.in_((JobState.PENDING, JobState.LEASED)),
+        session, Instance, Instance.state == InstanceState.QUEUED, has_active_job()
     )
-    return Line("instances", _count(session, Instance), sum(named.values()), named)
+    return Line("instances", total, sum(named.values()), named)
+
+
+def is_forgotten() -> ColumnElement[bool]:
+    """Return the condition that an instance waits in a study that is not open: nobody reports it.
+
+    A received one waits for its study to settle, a queued one for its worker.
+    """
+    return and_(Instance.state.in_(_WAITING), Study.state != StudyState.OPEN)
+
+
+def _open(session: Session) -> Line:
+    """Instances that wait = those of open studies: of another study nobody would report them."""
+    of_study = select(func.count()).select_from(Instance).join(Series).join(Study)
+    waiting = session.scalar(of_study.where(Instance.state.in_(_WAITING))) or 0
+    forgotten = session.scalar(of_study.where(is_forgotten())) or 0
+    parts = {"in open studies": waiting - forgotten, "in others": forgotten}
+    return Line("waiting instances", waiting, waiting - forgotten, parts)
 
 
 def _spool(session: Session, settings: Settings) -> Line:
@@ -129,7 +162,7 @@ def _spool(session: Session, settings: Settings) -> Line:
     known = set(session.scalars(select(Instance.storage_key)))
     spool = Spool(settings.spool_dir, 0)
     present = set(spool.keys())
-    orphans = set(spool.keys(_ARRIVING_SECONDS)) - known
+    orphans = set(spool.keys(ARRIVING_SECONDS)) - known
     parts = {
         "with a row": len(present & known),
         "missing": len(known - present),
@@ -167,12 +200,37 @@ def _settled(session: Session) -> Line:
     return Line("settled studies", settled, sum(parts.values()) - lost, parts)
 
 
-def _reported(session: Session, settings: Settings) -> Line:
+def is_told() -> ColumnElement[bool]:
+    """Return the condition that the newest SR of its study speaks of an instance."""
+    return exists().where(
+        Analysis.instance_id == Instance.id,
+        ReportedAnalysis.analysis_id == Analysis.id,
+        Artifact.id == ReportedAnalysis.artifact_id,
+        Artifact.study_id == Study.id,
+        Artifact.revision == Study.revision,
+    )
+
+
+def _told(session: Session) -> Line:
+    """Analysed instances of reported studies = those that the newest SR speaks of."""
+    analysed = (
+        select(func.count())
+        .select_from(Instance)
+        .join(Series)
+        .join(Study)
+        .where(Study.state.in_(_TOLD), Instance.state == InstanceState.ANALYSED, of_the_patient())
+    )
+    wanted = session.scalar(analysed) or 0
+    told = session.scalar(analysed.where(is_told())) or 0
+    return Line("analysed instances of reported studies", wanted, told, {"in the SR": told})
+
+
+def _reported(session: Session, documents: Documents) -> Line:
     """Images that the SR documents on disk name = those that the rows say they name, one by one."""
     reports = session.scalars(
         select(Artifact.storage_key).where(Artifact.kind == ArtifactKind.SR)
     ).all()
-    named = {(key, uid) for key in reports for uid in _images_in(settings, key)}
+    named = {(key, uid) for key in reports for uid in documents.images_in(key)}
     told = {
         (key, uid)
         for key, uid in session.execute(
@@ -187,24 +245,6 @@ def _reported(session: Session, settings: Settings) -> Line:
     return Line("images named in the SRs", len(named | told), len(named & told), parts)
 
 
-def _images_in(settings: Settings, storage_key: str) -> set[str]:
-    """Return the SOP Instance UIDs of the radiographs that an SR on disk names as evidence."""
-    try:
-        document = dcmread(settings.artifact_dir / storage_key)
-    except (OSError, InvalidDicomError):
-        return set()
-    evidence = document.get("CurrentRequestedProcedureEvidenceSequence") or []
-    return {
-        str(item.ReferencedSOPInstanceUID)
-        for study in evidence
-        for series in study.ReferencedSeriesSequence
-        for item in series.ReferencedSOPSequence
-        if item.ReferencedSOPClassUID.name.endswith(
-            ("Computed Radiography Image Storage", "For Presentation", "For Processing")
-        )
-    }
-
-
 def _deliveries(session: Session) -> Line:
     """Deliveries in each state = what the audit says was planned."""
     parts = {
@@ -213,13 +253,12 @@ def _deliveries(session: Session) -> Line:
             select(Delivery.state, func.count()).group_by(Delivery.state)
         )
     }
-    planned = sum(
-        details["deliveries"]
-        for details in session.scalars(
-            select(AuditEvent.details).where(AuditEvent.action == AuditAction.DELIVERIES_PLANNED)
+    planned = session.scalar(
+        select(func.sum(AuditEvent.details["deliveries"].as_integer())).where(
+            AuditEvent.action == AuditAction.DELIVERIES_PLANNED
         )
     )
-    return Line("deliveries planned in the audit", planned, sum(parts.values()), parts)
+    return Line("deliveries planned in the audit", planned or 0, sum(parts.values()), parts)
 
 
 def _committed(session: Session) -> Line:

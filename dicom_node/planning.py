@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.intake import is_another_patient
@@ -229,6 +229,33 @@ def _record_planned(
         study_instance_uid=study.study_instance_uid,
         details={"artifacts": artifacts, "deliveries": deliveries},
     )
+
+
+def plan_missing(session: Session, settings: Settings, study: Study, planned: int | None) -> bool:
+    """Make due what lacks of a reported study; return whether anything was missing and is due.
+
+    `planned` is how many deliveries the audit says it had, None where it says nothing. Where what
+    would become due now is another number, nothing does: settings have changed since, and results
+    of the past are not sent to a new receiver.
+    """
+    results = _reported(session, study)
+    savepoint = session.begin_nested()
+    made = _plan(session, settings, results) + plan_notes(session, settings, study)
+    if planned is None:
+        _record_planned(session, study, "planned", len(results), made)
+    elif not made or made != planned - _planned_now(session, study, made):
+        savepoint.rollback()
+        return False
+    savepoint.commit()
+    return True
+
+
+def _planned_now(session: Session, study: Study, made: int) -> int:
+    """Return how many deliveries a study had before `made` were added."""
+    analyses = select(Analysis.id).join(Instance).join(Series).where(Series.study_id == study.id)
+    of_study = or_(Artifact.study_id == study.id, Artifact.analysis_id.in_(analyses))
+    all_of_it = select(func.count()).select_from(Delivery).join(Artifact).where(of_study)
+    return (session.scalar(all_of_it) or 0) - made
 
 
 def delivered_studies(session: Session, settings: Settings) -> Sequence[int]:

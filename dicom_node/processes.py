@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import psutil
+
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -61,7 +63,7 @@ class Child:
             if time.monotonic() - self._started_at > _STABLE_SECONDS:
                 self._pause = _FIRST_PAUSE_SECONDS
             log.error("%s ended with %d; starting again in %.0f s", self.name, code, self._pause)
-            self._kill_group()
+            self._kill_session()
             self._process = None
             self._not_before = time.monotonic() + self._pause
             self._pause = min(self._pause * 2, _LAST_PAUSE_SECONDS)
@@ -85,14 +87,17 @@ class Child:
             self._process.wait(self.stop_seconds)
         except subprocess.TimeoutExpired:
             log.error("%s did not stop in %.0f s: killed", self.name, self.stop_seconds)  # noqa: TRY400  expected, no traceback
-        self._kill_group()
+        self._kill_session()
         self._process.wait()
         self._process = None
 
-    def _kill_group(self) -> None:
+    def _kill_session(self) -> None:
         """Kill whatever is left of the process's session, its own children included."""
-        if self._process is not None:
+        if self._process is None:
+            return
+        for process in psutil.process_iter():
             try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return
+                if os.getsid(process.pid) == self._process.pid:
+                    os.kill(process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue

@@ -1,6 +1,10 @@
 """Files without a row: a listener died between rename and commit. They enter intake again."""
 
 import logging
+import os
+import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from pydicom.filereader import read_file_meta_info
@@ -20,22 +24,58 @@ from models.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_BLOCK = 500
+_WHOLE_SECONDS = 86400.0
+_MARGIN_SECONDS = 3600.0
 _UNKNOWN_PEER = Peer(calling_aet="RECOVERED", called_aet="RECOVERED", address="")
 
 
+class OrphanSweep:
+    """The sweep of one process: whole at first and once a day, between them only what is new.
+
+    What is new says the time of a file's last change of name; an hour is added, so that a clock
+    that goes back a little hides nothing, and one that goes back further makes a whole sweep.
+    """
+
+    def __init__(self, database: Database, settings: Settings, spool: Spool) -> None:
+        self._database = database
+        self._settings = settings
+        self._spool = spool
+        self._last: float | None = None
+        self._next_whole = 0.0
+
+    def run(self) -> int:
+        """Record every complete spool file that has no row; return how many there were."""
+        age = self._settings.dispatch.orphan_seconds
+        now, since = time.time(), None
+        if self._last is not None and self._last <= now and time.monotonic() < self._next_whole:
+            since = self._last - age - _MARGIN_SECONDS
+        recovered = recover_orphans(self._database, self._settings, self._spool, age, since)
+        if since is None:
+            self._next_whole = time.monotonic() + _WHOLE_SECONDS
+        self._last = now  # of the start: what came in the meantime belongs to the next sweep
+        return recovered
+
+
 def recover_orphans(
-    database: Database, settings: Settings, spool: Spool, older_than_seconds: float
+    database: Database,
+    settings: Settings,
+    spool: Spool,
+    older_than_seconds: float,
+    since: float | None = None,
 ) -> int:
     """Record every complete spool file that has no row; return how many there were.
 
-    Only files older than a running C-STORE can be are looked at. A file that cannot be read any
-    more stays where it is and is logged: bytes are never thrown away unseen.
+    Only files older than a running C-STORE can be are looked at, and with `since` (seconds of the
+    epoch) only those that got their name then or later. A file that cannot be read any more stays
+    where it is and is logged: bytes are never thrown away unseen.
     """
     spool.sweep_incoming(older_than_seconds)
-    keys = list(spool.keys(older_than_seconds))
+    keys = spool.keys(older_than_seconds)
+    if since is not None:
+        keys = _recent_keys(spool.root, since, older_than_seconds)
     recovered = 0
-    for start in range(0, len(keys), 500):
-        block = keys[start : start + 500]
+    while block := list(islice(keys, _BLOCK)):
         with database.read() as session:
             known = set(
                 session.scalars(select(Instance.storage_key).where(Instance.storage_key.in_(block)))
@@ -44,6 +84,22 @@ def recover_orphans(
             if key not in known:
                 recovered += _recover(database, settings, spool, key)
     return recovered
+
+
+def _recent_keys(root: Path, since: float, older_than_seconds: float) -> Iterator[str]:
+    """Yield the keys of files that were named since then; a folder without any is not listed."""
+    limit = time.time() - older_than_seconds
+    for shard in sorted(root.glob("[0-9a-f][0-9a-f]")):
+        if shard.stat().st_mtime < since:
+            continue
+        for entry in os.scandir(shard):
+            try:
+                found = entry.stat()
+            except FileNotFoundError:
+                continue
+            is_new = found.st_ctime >= since and found.st_mtime <= limit
+            if is_new and entry.name.endswith(".dcm"):
+                yield f"{shard.name}/{entry.name}"
 
 
 def _recover(database: Database, settings: Settings, spool: Spool, key: str) -> bool:

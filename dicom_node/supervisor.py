@@ -128,7 +128,7 @@ class Supervisor:
         log.info("stopped")
 
     def _wait_until_ready(self, stop: threading.Event) -> bool:
-        """Wait for C-ECHO, worker ping and HTTP health. Raises StartError when they do not come."""
+        """Wait for C-ECHO, HTTP health, loaded models. Raises StartError when they do not come."""
         deadline = time.monotonic() + _READY_SECONDS
         probes = {"listener": self._echo, "web": self._health, "worker": self._ping}
         for name, probe in probes.items():
@@ -180,11 +180,15 @@ class Supervisor:
     def _ping(self) -> str | None:
         queue = JobQueue(self._settings.effective_broker_url)
         try:
-            return None if queue.workers(1.0) else "no worker answers the ping"
+            answers = queue.installed_models(1.0)
         except BrokerError as error:
             return str(error)
         finally:
             queue.close()
+        if not answers:
+            return "no worker answers"
+        is_loading = not all(said.get("loaded", True) for said in answers.values())
+        return "its models are being loaded" if is_loading else None
 
 
 def _connect(host: str, port: int) -> str | None:

@@ -25,6 +25,7 @@ class AuditAction(StrEnum):
     SHADOW_ANALYSED = "shadow_analysed"
     REPORT_STORED = "report_stored"
     REPORT_DUE_AGAIN = "report_due_again"  # by an operator, after it was given up
+    LEDGER_REPAIRED = "ledger_repaired"  # by an operator: one row, due again; the outcome says why
     ARTIFACT_LEFT_OUT = "artifact_left_out"  # its making broke; the outcome says which kind
     DELIVERIES_PLANNED = "deliveries_planned"
     ARTIFACT_SENT = "artifact_sent"

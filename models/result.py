@@ -182,11 +182,11 @@ def unanalysed_instances(session: Session, study_id: int) -> Sequence[Instance]:
     """
     ended = (InstanceState.NOT_ANALYSED, InstanceState.FAILED, InstanceState.WITHDRAWN)
     query = select(Instance).join(Series).join(Study).where(Series.study_id == study_id)
-    query = query.where(Instance.state.in_(ended), _of_the_patient())
+    query = query.where(Instance.state.in_(ended), of_the_patient())
     return session.scalars(query.order_by(Instance.sop_instance_uid)).all()
 
 
-def _of_the_patient() -> ColumnElement[bool]:
+def of_the_patient() -> ColumnElement[bool]:
     """Return the condition that an instance has its study's PatientID, as far as both are known."""
     return and_(
         func.coalesce(Instance.patient_id, Study.patient_id, "")
@@ -208,7 +208,7 @@ def newest_analyses(session: Session, study_id: int) -> Sequence[Analysis]:
         .join(Series)
         .join(Study)
         .where(Series.study_id == study_id, Instance.state == InstanceState.ANALYSED)
-        .where(_of_the_patient())
+        .where(of_the_patient())
         .group_by(Analysis.instance_id)
     )
     query = select(Analysis).where(Analysis.id.in_(newest)).order_by(Analysis.instance_id)

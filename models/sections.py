@@ -331,6 +331,8 @@ class WorkerSettings(_Section):
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     soft_time_limit_seconds: Annotated[float, Field(gt=0)] = 240.0
     hard_time_limit_seconds: Annotated[float, Field(gt=0)] = 300.0
+    # A worker that leaves waiting jobs alone for so long is started again; 0: never.
+    unclaimed_seconds: Annotated[float, Field(ge=0)] = 300.0
 
 
 class ObjectSettings(_Section):

@@ -108,7 +108,7 @@ def worker_processes(node: NodeProcess) -> tuple[psutil.Process, list[psutil.Pro
     """Return the parent of the Celery worker and its pool processes."""
     for child in psutil.Process(node.pid).children(recursive=True):
         command = " ".join(child.cmdline())
-        if "run" in command.split() and ("dicom-worker" in command or "worker" in command.split()):
+        if "--unwatched" in command.split():
             return child, child.children()
     msg = "no worker below the node"
     raise LookupError(msg)

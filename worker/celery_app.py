@@ -1,6 +1,7 @@
 """The Celery application: queues, options, one runtime per worker process."""
 
 import logging
+import multiprocessing
 from typing import Any
 
 from celery import Celery, signals
@@ -46,13 +47,20 @@ def make_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A job that runs when the connection breaks is finished: its lease says whose it is, and
+        # the message that comes again finds it leased or done.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_transport_options={
             # Round robin is kombu's default; an urgent queue must come first.
             "queue_order_strategy": "priority",
+            # Commands wait for an answer for so long; the waiting BRPOP is not under it, but under
+            # the health check: dropped and sent anew 1 + 10 to 1 + 20 s after its answer was due.
             "socket_timeout": _SOCKET_SECONDS,
             "socket_connect_timeout": _SOCKET_SECONDS,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            # A message that is not acknowledged comes again after this: longer than any job.
+            "visibility_timeout": max(3600.0, 2 * settings.worker.hard_time_limit_seconds),
         },
     )
     return app
@@ -79,11 +87,20 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._runtime: tasks.Runtime | None = None
+        # Shared with the processes that are forked from this one: the parent sees their number.
+        self._loaded = multiprocessing.Value("i", 0)
 
     def start(self, **_signal: Any) -> None:  # noqa: ANN401  Celery's signal arguments
         set_up_logging()
         self._runtime = make_runtime(self._settings)
+        with self._loaded.get_lock():
+            self._loaded.value += 1
         log.info("models loaded")
+
+    @property
+    def loaded(self) -> int:
+        """Return how often a process of this worker has loaded its models since the start."""
+        return int(self._loaded.value)
 
     @property
     def runtime(self) -> tasks.Runtime:
@@ -117,7 +134,8 @@ def register(app: Celery, settings: Settings) -> None:
 
     @inspect_command(name=CONTROL_MODELS)  # type: ignore[untyped-decorator]  # Celery has no types
     def installed(_state: object) -> dict[str, object]:
-        return what_is_installed(settings)
+        ready = process.loaded >= settings.worker.concurrency
+        return what_is_installed(settings) | {"loaded": ready}
 
 
 def run_worker(settings: Settings) -> None:

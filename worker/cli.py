@@ -105,15 +105,35 @@ def main() -> None:
 
 @main.command()
 @_with_common
-def run(*, config: Path | None, data_dir: Path | None) -> None:
-    """Take jobs from the node's queue until stopped."""
+@click.option("--unwatched", is_flag=True, help="Without the watch that ends a stalled worker.")
+def run(*, config: Path | None, data_dir: Path | None, unwatched: bool) -> None:
+    """Take jobs from the node's queue until stopped.
+
+    A worker that takes none of the waiting jobs for worker.unclaimed_seconds is killed, and the
+    command ends with 75: whoever started it starts it again.
+    """
     keep_files_private()
+    settings = _settings(config, data_dir)
+    if not unwatched and settings.worker.unclaimed_seconds:
+        from worker.watch import run_watched
+
+        set_up_logging("watch")
+        sys.exit(run_watched(settings, _unwatched(config, data_dir)))
     from worker.celery_app import run_worker
 
     try:
-        run_worker(_settings(config, data_dir))
+        run_worker(settings)
     except BundleError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _unwatched(config: Path | None, data_dir: Path | None) -> list[str]:
+    """Return the command line of the worker itself, with the options of this one."""
+    command = [sys.executable, "-m", "worker", "run", "--unwatched"]
+    options = {"--config": config, "--data-dir": data_dir}
+    for name, value in options.items():
+        command += [] if value is None else [name, str(value)]
+    return command
 
 
 @main.command()

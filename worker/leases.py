@@ -18,6 +18,8 @@ from models.states import JobState
 
 log = logging.getLogger(__name__)
 
+_RETRY_SECONDS = 1.0
+
 
 def owner_name() -> str:
     """Return the name under which this process leases jobs."""
@@ -61,15 +63,25 @@ def held(session: Session, job_id: int) -> Job:
 
 @contextmanager
 def heartbeat(database: Database, job_id: int, lease_seconds: float) -> Iterator[None]:
-    """Renew the lease every third of its time while the block runs."""
+    """Renew the lease every third of its time while the block runs.
+
+    A database that is away is asked again every second or sooner: who takes back expired leases
+    is back when it is.
+    """
     stop = threading.Event()
+    pause = lease_seconds / 3
 
     def beat() -> None:
-        while not stop.wait(lease_seconds / 3):
+        is_away = False
+        while not stop.wait(min(pause, _RETRY_SECONDS) if is_away else pause):
             try:
                 _renew(database, job_id, lease_seconds)
             except Exception:
-                log.exception("job %d: the lease could not be renewed", job_id)
+                if not is_away:  # once, not every second of an outage
+                    log.exception("job %d: the lease could not be renewed", job_id)
+                is_away = True
+            else:
+                is_away = False
 
     thread = threading.Thread(target=beat, name=f"heartbeat-{job_id}", daemon=True)
     thread.start()

@@ -1,6 +1,7 @@
 """The tasks: take an id, lease the row, do the work, write the outcome. Safe to repeat."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from models.audit import AuditAction, record
@@ -44,6 +46,7 @@ from worker.withdrawal import store_notes
 log = logging.getLogger(__name__)
 
 _OF_THE_JOB = (SoftTimeLimitExceeded, LeaseLostError, ImageWithdrawnError)
+_AWAY_SECONDS = 1.0
 _OF_STUDIES = (ArtifactKind.SR, ArtifactKind.PDF)
 
 
@@ -128,9 +131,23 @@ def _leased(job_id: int, runtime: Runtime) -> Iterator[Job | None]:
                 raise
             except Exception as error:
                 log.exception("job %d: attempt %d broke", job_id, job.attempts)
-                runtime.store.give_back(job_id, runtime.settings.dispatch.max_attempts, error)
+                _give_back(job_id, runtime, error)
         except LeaseLostError:
             log.warning("job %d: the lease was taken back, nothing stored", job_id)
+
+
+def _give_back(job_id: int, runtime: Runtime, error: Exception) -> None:
+    """Give the job back as soon as the database takes it: its absence is no fault of the job.
+
+    Without the database there is nothing else to do. Raises LeaseLostError.
+    """
+    while True:
+        try:
+            runtime.store.give_back(job_id, runtime.settings.dispatch.max_attempts, error)
+        except (OperationalError, InterfaceError):
+            time.sleep(_AWAY_SECONDS)
+        else:
+            return
 
 
 @contextmanager

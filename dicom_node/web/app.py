@@ -1,11 +1,16 @@
-"""The web application: health, and the ledger as JSON. Holds no state of its own."""
+"""The web application: health, the ledger as JSON, metrics.
+
+Its only state is what it remembers of documents and tables so as not to read them at each request.
+"""
 
 from typing import Any
 
 from fastapi import FastAPI, Response, status
 
 from dicom_node.doctor import Finding, check_database, check_spool
+from dicom_node.documents import Documents
 from dicom_node.ledger import compute
+from dicom_node.web.metrics import CONTENT_TYPE, Metrics
 from models.session import Database
 from models.settings import Settings
 
@@ -13,6 +18,8 @@ from models.settings import Settings
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """Return the application over the given database."""
     app = FastAPI(title="DICOM node", version="1", docs_url=None, redoc_url=None)
+    documents = Documents(settings.artifact_dir)
+    page = Metrics(settings, database, documents)
 
     @app.get("/api/v1/health")
     def health(response: Response) -> dict[str, Any]:
@@ -29,7 +36,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     @app.get("/api/v1/ledger")
     def ledger() -> dict[str, Any]:
         """Return every equation of the ledger and whether it balances; counts only."""
-        lines = compute(database, settings)
+        lines = compute(database, settings, documents)
         return {
             "balanced": all(line.balanced for line in lines),
             "lines": [
@@ -43,6 +50,11 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
                 for line in lines
             ],
         }
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        """Return the metrics for Prometheus; no patient data."""
+        return Response(page.render(), media_type=CONTENT_TYPE)
 
     return app
 

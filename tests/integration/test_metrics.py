@@ -1,0 +1,149 @@
+"""`/metrics`: parsed as Prometheus does, true to the rows, cheap, and without patient data."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rows import (
+    add_analysis,
+    add_destination,
+    add_instance,
+    add_job,
+    add_report,
+    open_database,
+)
+from sqlalchemy import text, update
+
+from dicom_node.documents import Documents
+from dicom_node.web import metrics
+from dicom_node.web.app import create_app
+from dicom_node.web.metrics import HELP, Metrics, NodeCollector
+from models.base import utc_now
+from models.delivery import Delivery
+from models.job import Job
+from models.session import Database
+from models.settings import Settings, load_settings
+from models.states import InstanceState, JobState
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return load_settings(None, data_dir=tmp_path / "data", database_url=database_url)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    with open_database(settings.effective_database_url) as opened:
+        yield opened
+
+
+def _samples(page: str) -> Samples:
+    return {
+        (sample.name.removeprefix("dicom_node_"), tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def _scrape(settings: Settings, database: Database) -> Samples:
+    return _samples(Metrics(settings, database, Documents(settings.artifact_dir)).render().decode())
+
+
+async def _get(settings: Settings, database: Database, path: str) -> httpx.Response:
+    transport = httpx.ASGITransport(create_app(settings, database))
+    async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+        return await client.get(path)
+
+
+def test_the_page_counts_what_the_rows_say(settings: Settings, database: Database) -> None:
+    hour_ago = utc_now() - timedelta(hours=1)
+    waiting = add_instance(database, state=InstanceState.QUEUED)
+    add_job(database, waiting)
+    analysed = add_instance(database, state=InstanceState.ANALYSED)
+    analysis, _ = add_analysis(database, analysed)
+    report = add_report(database, [analysis])
+    pacs = add_destination(database, "PACS", 104)
+    with database.write() as session:
+        session.add(Delivery(artifact_id=report, destination_id=pacs, created_at=hour_ago))
+        session.execute(update(Job).values(not_before=hour_ago, published_at=hour_ago))
+    answer = asyncio.run(_get(settings, database, "/metrics"))
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = _samples(answer.text)
+    assert found["instances", ("queued",)] == found["instances", ("analysed",)] == 1
+    assert found["instances", ("failed",)] == 0
+    assert found["jobs", ("analyse", "pending")] == 1
+    assert found["deliveries", ("PACS", "due")] == 1
+    assert found["studies", ("open",)] == 1
+    assert found["database_up", ()] == found["schema_ok", ()] == 1
+    for name in ("oldest_pending_job_seconds", "oldest_published_job_seconds"):
+        assert found[name, ()] == pytest.approx(3600, abs=60)
+    assert found["oldest_due_delivery_seconds", ("PACS",)] == pytest.approx(3600, abs=60)
+    assert found["spool_free_bytes", ()] > 0
+    assert found["spool_floor_bytes", ()] == settings.dicom.min_free_bytes
+    assert found["ledger_balanced", ("C-STORE successes in the audit",)] == 0
+    assert found["ledger_difference", ("C-STORE successes in the audit",)] == -2
+    assert found["ledger_balanced", ("settled studies",)] == 1
+    assert found["missing_files", ()] == 2
+    assert {name for name, _ in found} == set(HELP)
+    for word in ("P1", "1.2.840.1"):  # the PatientID and the study of these rows
+        assert word not in answer.text.replace("version=0.0.4", "")
+
+
+def test_expired_leases_are_counted(settings: Settings, database: Database) -> None:
+    add_job(database, add_instance(database, state=InstanceState.QUEUED))
+    past = utc_now() - timedelta(seconds=1)
+    with database.write() as session:
+        session.execute(update(Job).values(state=JobState.LEASED, lease_until=past))
+    assert _scrape(settings, database)["expired_leases", ()] == 1
+
+
+def test_the_costly_part_is_read_once_a_minute(settings: Settings, database: Database) -> None:
+    now = [1000.0]
+    collector = NodeCollector(
+        settings, database, Documents(settings.artifact_dir), monotonic=lambda: now[0]
+    )
+
+    def queued() -> float:
+        families = {family.name: family for family in collector.collect()}
+        samples = families["dicom_node_instances"].samples
+        return next(it.value for it in samples if it.labels["state"] == "queued")
+
+    assert queued() == 0
+    add_instance(database, state=InstanceState.QUEUED)
+    now[0] += metrics._COSTLY_SECONDS - 1
+    assert queued() == 0
+    now[0] += 1
+    assert queued() == 1
+
+
+def test_without_a_database_the_page_says_so(settings: Settings, tmp_path: Path) -> None:
+    nowhere = Database(f"sqlite:///{tmp_path / 'gone' / 'node.db'}")
+    (tmp_path / "gone").rmdir()
+    found = _scrape(settings, nowhere)
+    assert found["database_up", ()] == found["schema_ok", ()] == 0
+    assert found["spool_free_bytes", ()] > 0
+
+
+def test_another_schema_shows(settings: Settings, database: Database) -> None:
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    assert _scrape(settings, database)["schema_ok", ()] == 0
+
+
+def test_a_document_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
+    documents = Documents(tmp_path)
+    assert documents.images_in("gone.dcm") == frozenset()
+    (tmp_path / "bad.dcm").write_bytes(b"no DICOM")
+    assert documents.images_in("bad.dcm") == frozenset()
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_operations_explains_every_metric(repository: Path, name: str) -> None:
+    table = (repository / "docs" / "operations.md").read_text()
+    assert table.count(f"| `dicom_node_{name}") == 1
