@@ -1,6 +1,5 @@
 """Mixed traffic at a set rate: what modalities send, and what else comes."""
 
-import copy
 import random
 import socket
 import threading
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,14 +79,30 @@ class Diary:
             setattr(self, name, getattr(self, name) + 1)
 
 
-def pictures(rows: int) -> tuple[list[NDArray[np.uint16]], NDArray[np.uint16]]:
+@dataclass(frozen=True)
+class Picture:
+    """Stored values as they stand in Pixel Data; images share them, so thousands need no room."""
+
+    rows: int
+    columns: int
+    data: bytes
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.uint16]) -> Self:
+        """Take the pixels of an array."""
+        return cls(pixels.shape[0], pixels.shape[1], pixels.tobytes())
+
+
+def pictures(rows: int) -> tuple[list[Picture], Picture]:
     """Return frontal chests and a lateral one with about that many rows (a multiple of 512)."""
     scale = np.ones((max(1, rows // _DRAWN_ROWS),) * 2, np.uint16)
     frontal = [
         make_phantom(seed, _DRAWN_ROWS, 10.0 * seed).pixels >> 4 for seed in range(_PHANTOMS)
     ]
     lateral = make_phantom(99, _DRAWN_ROWS, 0.0, "LL").pixels >> 4
-    return [np.kron(each, scale) for each in frontal], np.kron(lateral, scale)
+    return [Picture.of(np.kron(each, scale)) for each in frontal], Picture.of(
+        np.kron(lateral, scale)
+    )
 
 
 class Modality:
@@ -139,7 +154,9 @@ class Modality:
         """Return the study under another patient, as a PACS sends it after a correction."""
         images = []
         for ds in study:
-            image = copy.copy(ds)
+            image = _of_class(CR)
+            image.update(ds)
+            image.file_meta = ds.file_meta
             image.PatientID = f"{ds.PatientID}-C"
             images.append(image)
         return images
@@ -154,7 +171,7 @@ class Modality:
         ds.StudyDate, ds.StudyTime, ds.ReferringPhysicianName = "20260101", "120000", ""
         return ds
 
-    def _image(self, header: Dataset, pixels: NDArray[np.uint16], view: str = "PA") -> Dataset:
+    def _image(self, header: Dataset, picture: Picture, view: str = "PA") -> Dataset:
         ds = _of_class(CR)
         ds.update(header)
         ds.Modality, ds.BodyPartExamined, ds.ViewPosition = "CR", "CHEST", view
@@ -166,9 +183,9 @@ class Modality:
             "MONOCHROME2",
             0,
         )
-        ds.Rows, ds.Columns = pixels.shape
+        ds.Rows, ds.Columns = picture.rows, picture.columns
         ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-        ds.PixelData = pixels.tobytes()
+        ds.PixelData = picture.data
         return ds
 
     def _document(self) -> Dataset:

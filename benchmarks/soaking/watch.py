@@ -12,6 +12,13 @@ MIB: Final = 1024 * 1024
 ALLOWED_GROWTH_PERCENT: Final = 5.0
 ALLOWED_DESCRIPTORS: Final = 5  # connections of pools come and go
 _DECODER: Final = "decoder"  # a new one follows each that a file broke
+_ROLES: Final = ("listen", "dispatch", "deliver", "web", "up")
+_OTHERS: Final = {
+    "redis-server": "redis",
+    "worker.decode": _DECODER,
+    "worker run": "worker",
+    "resource_tracker": "resource tracker",
+}
 WINDOW: Final = 5  # samples at each end, of which the median counts
 
 
@@ -108,16 +115,16 @@ def _held(name: str, samples: list[Sample]) -> Held:
 
 
 def _role(process: psutil.Process) -> str:
-    """Name a process by what its command line says it does."""
+    """Name a process by what its command line says it does, or after its parent."""
     words = process.cmdline()
     text = " ".join(words)
-    for name in ("listen", "dispatch", "deliver", "web", "up"):
+    parent = process.parent()
+    if parent is not None and parent.cmdline() == words:
+        return f"{_role(parent)} child"  # forked
+    for name in _ROLES:
         if "dicom_node" in words and name in words:
             return name
-    if "redis-server" in text:
-        return "redis"
-    if "worker.decode" in text or "worker.sandbox" in text:
-        return _DECODER
-    parent = process.parent()
-    is_child = parent is not None and parent.cmdline() == words
-    return "worker pool" if is_child else "worker"
+    for sign, name in _OTHERS.items():
+        if sign in text:
+            return name
+    return "unknown" if parent is None else f"{_role(parent)} child"

@@ -1,6 +1,5 @@
 """j. The wall clock jumps by an hour under a working node: nothing doubled, nothing waits."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,4 +90,3 @@ def test_work_goes_on_at_once_after_the_clock_has_jumped(
             delivered(node, witness, images),
         )
         assert node.role("up").terminate() == 0
-    assert os.environ.get("LD_PRELOAD") is None
