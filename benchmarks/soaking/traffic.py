@@ -157,6 +157,7 @@ class Modality:
             image = _of_class(CR)
             image.update(ds)
             image.file_meta = ds.file_meta
+            del image.PatientID  # the element is still that of `ds`: a new value would be its, too
             image.PatientID = f"{ds.PatientID}-C"
             images.append(image)
         return images
