@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from typing import Final, Self
 
@@ -25,7 +26,7 @@ BASIC_TEXT_SR: Final = "1.2.840.10008.5.1.4.1.1.88.11"
 _VERIFICATION: Final = "1.2.840.10008.1.1"
 _SUCCESS: Final = 0x0000
 _DRAWN_ROWS: Final = 512
-_PHANTOMS: Final = 6
+_PHANTOMS: Final = 4
 _REMEMBERED: Final = 200  # studies that may come again
 _SENDERS: Final = 8
 _TIMEOUT_SECONDS: Final = 60.0
@@ -93,11 +94,12 @@ class Picture:
         return cls(pixels.shape[0], pixels.shape[1], pixels.tobytes())
 
 
+@cache
 def pictures(rows: int) -> tuple[list[Picture], Picture]:
     """Return frontal chests and a lateral one with about that many rows (a multiple of 512)."""
     scale = np.ones((max(1, rows // _DRAWN_ROWS),) * 2, np.uint16)
     frontal = [
-        make_phantom(seed, _DRAWN_ROWS, 10.0 * seed).pixels >> 4 for seed in range(_PHANTOMS)
+        make_phantom(seed, _DRAWN_ROWS, 15.0 * seed).pixels >> 4 for seed in range(_PHANTOMS)
     ]
     lateral = make_phantom(99, _DRAWN_ROWS, 0.0, "LL").pixels >> 4
     return [Picture.of(np.kron(each, scale)) for each in frontal], Picture.of(
