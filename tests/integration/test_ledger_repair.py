@@ -1,6 +1,7 @@
 """`ledger --repair`: each damage shows or sticks, is mended once, and nothing else is touched."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -306,3 +307,18 @@ def test_the_command_repairs_then_says_how_things_are(bench: Bench) -> None:
     again = runner.invoke(cli, ["ledger", "--repair", "--json", *options])
     assert again.exit_code == 0
     assert "found" not in again.stdout
+
+
+def test_two_repairs_at_once_mend_each_row_once(bench: Bench) -> None:
+    for _ in range(10):
+        _waiting(bench)
+    bench.sql("DELETE FROM job WHERE id > 5")
+    bench.put(Job, published_at=utc_now() - HOUR)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(bench.repaired) for _ in "ab"]
+    repaired = [it.repaired for each in both for it in each.result().values()]
+    assert sum(repaired) == 10
+    assert len(outcomes(bench.database, AuditAction.LEDGER_REPAIRED)) == 10
+    with bench.database.read() as session:
+        assert len(session.scalars(select(Job)).all()) == 10
+    assert (bench.unbalanced(), bench.repaired()) == (set(), {})
