@@ -1,4 +1,4 @@
-"""The count itself: what is missing or there twice is found, else `lost=0 doubled=0` says nothing."""
+"""The count itself: what is missing or there twice is found, or else a 0 says nothing."""
 
 import sqlite3
 from dataclasses import dataclass
