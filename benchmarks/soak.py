@@ -36,6 +36,7 @@ from dicom_node.demo.pacs import OrthancPacs, find_orthanc, free_ports
 
 _SAMPLE_SECONDS: Final = 5.0
 _PEAK_BACKLOG: Final = 20  # jobs that wait while the peak is measured
+_FILL_SECONDS: Final = 30.0  # until the backlog is there and every process has done something
 _FLAT_OUT: Final = 100_000.0  # images per minute: as many as may go
 _DRAIN_SECONDS: Final = 900.0
 _DEFAULT_RATE: Final = 20.0
@@ -55,12 +56,14 @@ class Run:
         """Return images analysed per minute while there is always a little to do."""
         diary = Diary()
         traffic = Traffic(self.node.dicom_port, self.modality, diary, seed=2)
+
+        def send(seconds: float) -> None:
+            until = time.monotonic() + seconds
+            traffic.run(_FLAT_OUT, until, lambda: self.rows.backlog()["jobs"] < _PEAK_BACKLOG)
+
+        send(_FILL_SECONDS)
         start, before = time.monotonic(), self.rows.analysed()
-        traffic.run(
-            _FLAT_OUT,
-            start + 60.0 * minutes,
-            lambda: self.rows.backlog()["jobs"] < _PEAK_BACKLOG,
-        )
+        send(60.0 * minutes)
         rate = (self.rows.analysed() - before) * 60.0 / (time.monotonic() - start)
         print(f"peak: {rate:.1f} images analysed per minute", flush=True)
         self.drain()
