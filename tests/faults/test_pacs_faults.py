@@ -54,7 +54,7 @@ def close(
 
     def check(node: Node) -> None:
         images = list(notebook.answered)
-        node.wait_for(_DELIVERED, 60, number=len(images))
+        node.wait_for(_DELIVERED, 120, number=len(images))
         assert pacs.versions() == 1, "an object came in two versions"
         close_account(
             node,
@@ -109,7 +109,7 @@ def test_a_pacs_that_is_away_and_then_fails_at_random_gets_everything_once(
         pacs.status = _moody(_SEED)
         pacs.start()
         assert notebook.send(node.port, chest()) == [SUCCESS]
-        node.wait_for(_OVER, number=6)
+        node.wait_for(_OVER, 120, number=6)
         assert {status for _, status in pacs.given()} == set(_MOODS)
         pacs.status = lambda _sop_class: SUCCESS
         refused = {uid for _, uid, status in pacs.answers if status == _NOT_UNDERSTOOD}
@@ -132,13 +132,13 @@ def test_a_pacs_that_takes_no_segmentation_gets_it_when_it_has_learnt(
     with running(node, "listen", "dispatch", "deliver", "worker"):
         pacs.start(without=SEG)
         assert notebook.send(node.port, chest()) == [SUCCESS]
-        node.wait_for(_OVER, number=2)
+        node.wait_for(_OVER, 120, number=2)
         assert pacs.given() == {(SR, SUCCESS)}, "the report was to go without its segmentation"
         pacs.stop()
         pacs.status = lambda sop_class: _CLASS_NOT_SUPPORTED if sop_class == SEG else SUCCESS
         pacs.start()
         assert notebook.send(node.port, chest()) == [SUCCESS]
-        node.wait_for(_OVER, number=4)
+        node.wait_for(_OVER, 120, number=4)
         assert pacs.given() == {(SR, SUCCESS), (SEG, _CLASS_NOT_SUPPORTED)}
         pacs.status = lambda _sop_class: SUCCESS
         assert [kind for kind, _ in sorted(_rejected(node))] == ["seg", "seg"]
@@ -164,7 +164,7 @@ def test_a_pacs_that_answers_one_byte_at_a_time_gets_everything_once(
             slowly = Manner(piece_bytes=1, pause_seconds=0.01)
             with proxy.manner(to_client=slowly):
                 assert notebook.send(node.port, chest()) == [SUCCESS]
-                node.wait_for(_OVER, number=2)
+                node.wait_for(_OVER, 120, number=2)
             dawdling = Manner(piece_bytes=1, pause_seconds=1.0)
             before = proxy.accepted
             with proxy.manner(to_client=dawdling):
