@@ -16,6 +16,7 @@ INPUT ?=            # make demo INPUT=folder: your own DICOM files instead of ph
 OUT ?= demo-data
 ARGS ?=             # make up ARGS="--pacs ORTHANC@10.0.0.5:4242"
 JOBS ?= 2            # files of tests at once
+ROUNDS ?= 1          # make faults: how often
 PYTEST ?=           # make test PYTEST="-k listener": further pytest arguments
 
 .PHONY: help
@@ -42,7 +43,7 @@ up: $(STAMP)  ## Run the node in ./data (ARGS="--pacs AET@HOST:PORT")
 
 .PHONY: test
 test: lint migrations-check  ## Every check of the gate
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow_faults" $(PYTEST)
 
 .PHONY: lint
 lint: $(STAMP)  ## Format, lint, types, layers
@@ -58,8 +59,12 @@ migrations-check: $(STAMP)  ## The migrations give exactly the tables of models/
 	  && $(BIN)/alembic -c migrations/alembic.ini -x "url=sqlite:///$$scratch/check.db" check
 
 .PHONY: faults
-faults: $(STAMP)  ## Only the tests that kill and cut
-	$(BIN)/pytest -m faults $(PYTEST)
+faults: $(STAMP)  ## The tests that kill and cut, all of them (ROUNDS=10: again and again)
+	report=$$(mktemp) && trap 'rm -f "$$report"' EXIT \
+	  && for round in $$(seq $(ROUNDS)); do \
+	       echo "== round $$round of $(strip $(ROUNDS))"; \
+	       FAULTS_REPORT=$$report $(BIN)/pytest -n $(JOBS) --dist loadfile -m faults $(PYTEST); \
+	     done
 
 .PHONY: bench
 bench: $(STAMP)  ## The scripts that print the figures of docs/

@@ -7,25 +7,20 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 from uuid import uuid4
 
 import pytest
 import servers
 import sqlalchemy as sa
+from absent import missing
 from dicomweb import PLUGIN, WebOrthanc
 from smalldisk import CannotMountError, SmallDisk, small_disk
 
 from dicom_node.demo.pacs import OrthancPacs, StoragePacs, find_orthanc
 
+pytest_plugins = ["fault_report"]
+
 _REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip, or fail in CI: nothing is left out there."""
-    if os.environ.get("CI"):
-        pytest.fail(f"CI must have it: {reason}", pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
