@@ -1,6 +1,8 @@
 """Servers that the fault tests share, and the account that each of them closes."""
 
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
@@ -16,20 +18,26 @@ from fault_report import Report
 from fault_senders import Notebook, new_image
 from fault_servers import PostgresServer, RedisServer, postgres_server
 from pydicom.dataset import Dataset
+from pynetdicom.transport import AssociationSocket
 
 from dicom_node.demo.pacs import OrthancPacs, find_orthanc
 
 _DATABASE_NUMBERS = count(1)
-_FOLDER = Path(__file__).parent
-# pynetdicom forgets a socket whose peer was gone before it could be shut down.
-_FORGOTTEN = "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a socket that pynetdicom forgot fail no test of a killed peer."""
-    for item in items:
-        if item.path.is_relative_to(_FOLDER):
-            item.add_marker(pytest.mark.filterwarnings(_FORGOTTEN))
+@pytest.fixture(scope="session", autouse=True)
+def _sockets_are_closed() -> Iterator[None]:
+    """Have pynetdicom close a socket also where it cannot shut it down: its peer was killed."""
+
+    def close(wrapper: AssociationSocket) -> None:
+        if (connection := wrapper.socket) is not None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AssociationSocket, "_shutdown_socket", close)
+        yield
 
 
 @pytest.fixture(scope="session")

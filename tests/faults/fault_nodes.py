@@ -192,7 +192,7 @@ class Node:
         with engine.connect() as connection:
             return list(connection.execute(sa.text(statement), values))
 
-    def wait_for(self, statement: str, seconds: float = 60.0, **values: Any) -> Any:
+    def wait_for(self, statement: str, seconds: float = 120.0, **values: Any) -> Any:
         """Wait until a query gives something true, and return it. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         while not (found := _first(self.query(statement, **values))):

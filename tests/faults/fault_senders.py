@@ -48,7 +48,6 @@ class Notebook:
         }:
             ae.add_requested_context(sop_class, syntax)
         assoc = ae.associate("127.0.0.1", port, ae_title="NODE")
-        connection = assoc.dul.socket.socket if assoc.dul.socket else None
         if not assoc.is_established:
             with self._lock:
                 self.refused_associations += 1
@@ -63,8 +62,6 @@ class Notebook:
         if assoc.is_established:
             assoc.abort() if None in statuses else assoc.release()
         ae.shutdown()
-        if connection is not None:
-            connection.close()  # pynetdicom does not, when the peer was faster
         return statuses + [None] * (len(objects) - len(statuses))
 
     @staticmethod
