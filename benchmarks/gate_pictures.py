@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from models.analysis_sections import AnalysisSettings
 from models.reasons import Reason
-from models.sections import AnalysisSettings
 from worker import gate, header, pixels
 from worker.errors import NotAnalysable
 from worker.image_gate import LungShape, check_lungs, doubt_caveats, lung_caveats

@@ -18,7 +18,7 @@ from gate_doubt import doubt_section
 from gate_pictures import FileOutcome, Outcome, judge, judge_files, upright
 from rich.progress import track
 
-from models.sections import AnalysisSettings
+from models.analysis_sections import AnalysisSettings
 from worker.image_gate import MAX_LUNG, MIN_APART, MIN_MIRRORED, MIN_RATIO, TALL
 from worker.inference import Segmenter
 from worker.registry import find_bundle

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Self
 
-from models.sections import DicomSettings, Network
+from models.fields import Network
+from models.sections import DicomSettings
 
 
 def address_of(text: str) -> IPv4Address | IPv6Address:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from models.analysis_sections import ShadowSettings
 from models.job import SHADOW, Job
 from models.result import Analysis
-from models.sections import ShadowSettings
 from models.states import JobKind
 
 

@@ -1,61 +1,19 @@
-"""The sections of the settings tree (`models.settings`), each frozen, each value checked."""
+"""The sections of the settings tree about network and storage (`models.settings`)."""
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
+from models.fields import AETitle, Captures, Network, Port, PurgeableState, Section, Wanted
 from models.web_address import filled_from_url, name_of_url
 
 DEFAULT_MAX_PDU: Final = 1 << 20  # PS3.8 D.1: bytes of one PDU that a side is ready to receive
-_AE_TITLE_MAX = 16  # PS3.5 6.2, VR AE
 
 
-def _ae_title(text: str) -> str:
-    title = text.strip()
-    if not 0 < len(title) <= _AE_TITLE_MAX or "\\" in title or not title.isascii():
-        msg = f"AE title {text!r} must have 1 to 16 ASCII characters and no backslash"
-        raise ValueError(msg)
-    return title
-
-
-def _network(value: object) -> IPv4Network | IPv6Network:
-    try:
-        network = ip_network(str(value).strip())
-    except ValueError as error:
-        msg = f"{value} is no network ({error}): write 10.1.0.0/16, 10.1.2.3 or fd00:1::/32"
-        raise ValueError(msg) from error
-    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    return ip_network((mapped, network.prefixlen - 96)) if mapped else network
-
-
-AETitle = Annotated[str, AfterValidator(_ae_title)]
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Captures = Literal["never", "fallback", "always"]
-Wanted = Literal["never", "always"]
-PurgeableState = Literal["analysed", "not_analysed", "failed", "withdrawn", "superseded"]
-Description = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]+$")]  # LO
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TlsSettings(_Section):
+class TlsSettings(Section):
     """TLS of the listener, and of the sender towards destinations with `tls`. PEM files."""
 
     port: Port | None = None  # None: no TLS port; 2762 is registered for it (PS3.15 B.12)
@@ -86,7 +44,7 @@ class TlsSettings(_Section):
         return self
 
 
-class BoundPeerSettings(_Section):
+class BoundPeerSettings(Section):
     """An AE title that may call from these networks only."""
 
     ae_title: AETitle
@@ -96,7 +54,7 @@ class BoundPeerSettings(_Section):
         return f"{self.ae_title} from {' or '.join(map(str, self.addresses))}"
 
 
-class DicomSettings(_Section):
+class DicomSettings(Section):
     """The listening side."""
 
     ae_title: AETitle = "NODE"
@@ -133,7 +91,7 @@ class DicomSettings(_Section):
         return self
 
 
-class DestinationSettings(_Section):
+class DestinationSettings(Section):
     """One receiver of results."""
 
     name: str
@@ -194,19 +152,19 @@ class DestinationSettings(_Section):
         return cls(name=text, ae_title=ae_title, host=host.strip("[]"), port=int(port))
 
 
-class DispatchSettings(_Section):
+class DispatchSettings(Section):
     """Settling, queueing, leases."""
 
     poll_seconds: Annotated[float, Field(gt=0)] = 0.25
     settle_seconds: Annotated[float, Field(ge=0)] = 10.0
-    settle_seconds_by_calling_ae: dict[str, float] = {}
+    settle_seconds_by_calling_ae: dict[str, float] = Field(default_factory=dict)
     republish_seconds: Annotated[float, Field(gt=0)] = 30.0
     orphan_seconds: Annotated[float, Field(gt=0)] = 300.0
     max_attempts: Annotated[int, Field(ge=1)] = 3
     stat_calling_aets: tuple[AETitle, ...] = ()
 
 
-class DeliverySettings(_Section):
+class DeliverySettings(Section):
     """Sending results to their destinations."""
 
     calling_aet: AETitle | None = None  # default: dicom.ae_title
@@ -225,7 +183,7 @@ class DeliverySettings(_Section):
     commitment_keep_days: Annotated[float, Field(ge=0)] = 30.0  # old questions; 0: for good
 
 
-class RemoteAESettings(_Section):
+class RemoteAESettings(Section):
     """An AE that we call for others: for a Storage Commitment answer, or as a Move Destination."""
 
     ae_title: AETitle
@@ -237,7 +195,7 @@ class RemoteAESettings(_Section):
         return f"{self.ae_title}@{self.host}:{self.port}"
 
 
-class CommitmentProviderSettings(_Section):
+class CommitmentProviderSettings(Section):
     """Storage Commitment for senders; the answers go to `peers`, by AE title."""
 
     enabled: bool = False
@@ -259,7 +217,7 @@ class CommitmentProviderSettings(_Section):
         return self
 
 
-class QueryRetrieveSettings(_Section):
+class QueryRetrieveSettings(Section):
     """The Query/Retrieve SCP."""
 
     enabled: bool = False
@@ -280,115 +238,21 @@ class QueryRetrieveSettings(_Section):
         return self
 
 
-class WebSettings(_Section):
+class WebSettings(Section):
     """Health endpoint."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
 
 
-class DecodeSettings(_Section):
-    """Caps under which unknown files are decoded, in a child process."""
-
-    max_pixels: Annotated[int, Field(gt=0)] = 64_000_000
-    memory_bytes: Annotated[int, Field(gt=0)] = 4 << 30
-    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-
-
-class AnalysisSettings(_Section):
-    """What decides a result; hashed into every UID, so a change gives new objects."""
-
-    model: ModelName = "unet"
-    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: the bundle's own
-    severity_mild_percent: float = 1.0
-    severity_moderate_percent: float = 25.0
-    severity_severe_percent: float = 50.0
-    zone_score: bool = False
-    zone_bounds_percent: tuple[float, float, float] = (1.0, 25.0, 50.0)  # grades 1, 2, 3 from here
-    min_side_pixels: Annotated[int, Field(gt=0)] = 128
-    min_lung_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    min_age_years: Annotated[int, Field(ge=0, le=130)] = 18  # 0: any age
-    secondary_capture: bool = False
-    min_view_probability: Annotated[float, Field(ge=0, lt=1)] = 0.5  # 0: any picture
-    correct_inverted: bool = True
-    max_doubt_percent: Annotated[float, Field(ge=0)] = 14.0  # of the lungs; 0: no caveat
-    experimental_classifier: ModelName | None = None  # None: off
-
-    @model_validator(mode="after")
-    def _bands_ascend(self) -> Self:
-        if not (
-            0
-            <= self.severity_mild_percent
-            < self.severity_moderate_percent
-            < self.severity_severe_percent
-            <= 100  # noqa: PLR2004  percent
-        ):
-            msg = "severity bounds must ascend: 0 <= mild < moderate < severe <= 100"
-            raise ValueError(msg)
-        low, middle, high = self.zone_bounds_percent
-        if not 0 < low < middle < high <= 100:  # noqa: PLR2004  percent
-            msg = "zone_bounds_percent must ascend: 0 < grade 1 < grade 2 < grade 3 <= 100"
-            raise ValueError(msg)
-        return self
-
-    def configuration_hash(self, of_model: str = "") -> str:
-        """SHA-256 of every value that can change a result: these, and those of the model.
-
-        It is part of every UID, so that another threshold gives other objects. What is switched
-        off decides nothing and is left out: a release that adds it keeps the UIDs of everybody.
-        """
-        unused = {"model"} if self.zone_score else {"model", "zone_score", "zone_bounds_percent"}
-        if self.experimental_classifier is None:
-            unused.add("experimental_classifier")
-        canonical = json.dumps(self.model_dump(exclude=unused), sort_keys=True)
-        return hashlib.sha256(f"{canonical}\n{of_model}".encode()).hexdigest()
-
-
-class RuleSettings(_Section):
-    """Which model analyses the images of one sender."""
-
-    calling_aet: AETitle
-    model: ModelName
-
-
-class ShadowSettings(_Section):
-    """A second model on analysed images: recorded and compared, nothing of it is sent."""
-
-    model: ModelName | None = None  # None: off
-    share: Annotated[float, Field(ge=0, le=1)] = 1.0  # below 1: a canary
-    calling_aets: tuple[AETitle, ...] = ()  # empty: the images of every sender
-
-    def takes(self, sop_instance_uid: str, calling_aet: str) -> bool:
-        """Say whether an image is in the share: the same for the same UID, on every host."""
-        if self.calling_aets and calling_aet not in self.calling_aets:
-            return False
-        drawn = int.from_bytes(hashlib.sha256(sop_instance_uid.encode()).digest()[:8], "big")
-        return drawn < self.share * 2**64
-
-
-class WorkerSettings(_Section):
-    """Celery worker processes."""
-
-    concurrency: Annotated[int, Field(ge=1)] = 1
-    serves: Literal["all", "analysis", "shadow"] = "all"
-    bundle_dirs: tuple[Path, ...] = ()  # folders of models, searched before the shipped ones
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    torch_threads: Annotated[int, Field(ge=1)] | None = None  # None: cores / concurrency
-    lease_seconds: Annotated[float, Field(gt=0)] = 30.0
-    soft_time_limit_seconds: Annotated[float, Field(gt=0)] = 240.0
-    hard_time_limit_seconds: Annotated[float, Field(gt=0)] = 300.0
-    # A worker that leaves waiting jobs alone for so long is started again; 0: never.
-    unclaimed_seconds: Annotated[float, Field(ge=0)] = 300.0
-
-
-class StorageSettings(_Section):
+class StorageSettings(Section):
     """Folders that are to be on other disks than `data_dir`."""
 
     spool: Path | None = None  # default: `spool` in data_dir
     artifacts: Path | None = None  # default: `artifacts` in data_dir
 
 
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """What the node may delete by itself; without a value here it deletes nothing."""
 
     images_days: Annotated[float, Field(ge=0)] | None = None  # None: kept for ever
@@ -404,21 +268,3 @@ class RetentionSettings(_Section):
         """Whether anything is ever deleted."""
         wanted = (self.images_days, self.results_days, self.floor_bytes or None)
         return any(each is not None for each in wanted)
-
-
-class ObjectSettings(_Section):
-    """Identity and series of the objects we make."""
-
-    uid_root: Annotated[str, Field(pattern=r"^$|^[0-2](\.(0|[1-9][0-9]*))+$", max_length=40)] = ""
-    seg_series_number: Annotated[int, Field(gt=0)] = 9001
-    sr_series_number: Annotated[int, Field(gt=0)] = 9002
-    sc_series_number: Annotated[int, Field(gt=0)] = 9003
-    pr_series_number: Annotated[int, Field(gt=0)] = 9004
-    pdf_series_number: Annotated[int, Field(gt=0)] = 9005
-    ko_series_number: Annotated[int, Field(gt=0)] = 9006
-    seg_series_description: Description = "AI lung opacity SEG (research use only)"
-    sr_series_description: Description = "AI lung opacity SR (research use only)"
-    sc_series_description: Description = "AI lung opacity picture (research use only)"
-    pr_series_description: Description = "AI lung opacity outlines (research use only)"
-    pdf_series_description: Description = "AI lung opacity PDF (research use only)"
-    ko_series_description: Description = "AI results withdrawn (research use only)"

@@ -16,24 +16,26 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from models.sections import (
+from models.analysis_sections import (
     AnalysisSettings,
-    Captures,
-    CommitmentProviderSettings,
     DecodeSettings,
+    ObjectSettings,
+    RuleSettings,
+    ShadowSettings,
+    WorkerSettings,
+)
+from models.fields import Captures
+from models.sections import (
+    CommitmentProviderSettings,
     DeliverySettings,
     DestinationSettings,
     DicomSettings,
     DispatchSettings,
-    ObjectSettings,
     QueryRetrieveSettings,
     RemoteAESettings,
     RetentionSettings,
-    RuleSettings,
-    ShadowSettings,
     StorageSettings,
     WebSettings,
-    WorkerSettings,
 )
 
 

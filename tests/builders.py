@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from models.analysis_sections import AnalysisSettings, ObjectSettings
 from models.identity import make_uid
-from models.sections import AnalysisSettings, ObjectSettings
 from worker.equipment import ObjectContext
 from worker.header import normalised_header
 from worker.measurements import measure

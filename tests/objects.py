@@ -20,8 +20,8 @@ from builders import (
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from models.analysis_sections import AnalysisSettings
 from models.reasons import Reason
-from models.sections import AnalysisSettings
 from worker import codes
 from worker.capture import overlay
 from worker.document import build_document

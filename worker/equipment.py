@@ -13,8 +13,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
+from models.analysis_sections import ObjectSettings
 from models.identity import DEVICE_SERIAL_NUMBER, MANUFACTURER, NODE_MODEL_NAME, make_uid
-from models.sections import ObjectSettings
 from worker.types import ModelIdentity
 
 _NO_DATE = datetime(1970, 1, 1)  # noqa: DTZ001  DICOM times of the source have no zone

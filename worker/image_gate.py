@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from models.analysis_sections import AnalysisSettings
 from models.reasons import Reason
-from models.sections import AnalysisSettings
 from worker.errors import NotAnalysable
 from worker.preprocess import Prepared
 from worker.types import Caveat, LungMasks, Mask

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from models.sections import AnalysisSettings
+from models.analysis_sections import AnalysisSettings
 from worker.types import (
     LungMasks,
     Mask,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from models.sections import AnalysisSettings
+from models.analysis_sections import AnalysisSettings
 from models.settings import Settings
 from worker.errors import NotAnalysable
 from worker.header import data_set_sha256

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from builders import DX, analysed_image, chest_dataset, chest_image, lung_masks, object_context
 
+from models.analysis_sections import AnalysisSettings
 from models.reasons import SENTENCES, Reason
-from models.sections import AnalysisSettings
 from worker.capture import overlay
 from worker.document import build_document
 from worker.equipment import to_bytes

@@ -12,10 +12,10 @@ from pydicom.dataset import Dataset
 from rows import add_instance, add_job, open_database
 from sqlalchemy import select
 
+from models.analysis_sections import AnalysisSettings
 from models.imaging import Study
 from models.job import Job
 from models.result import Analysis, Artifact
-from models.sections import AnalysisSettings
 from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobKind
 from worker import tasks

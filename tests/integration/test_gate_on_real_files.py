@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
+from models.analysis_sections import AnalysisSettings
 from models.reasons import Reason
-from models.sections import AnalysisSettings
 from worker import header, pixels
 from worker.errors import NotAnalysable
 from worker.inference import Segmenter

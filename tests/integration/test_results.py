@@ -10,8 +10,8 @@ from sqlalchemy import update
 
 from dicom_node.listing import Format, flatten, print_rows
 from dicom_node.results import ResultFilter, results
+from models.analysis_sections import AnalysisSettings
 from models.result import Analysis
-from models.sections import AnalysisSettings
 from models.session import Database
 from models.settings import load_settings
 from models.states import InstanceState

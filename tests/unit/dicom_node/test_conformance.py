@@ -19,14 +19,10 @@ from dicom_node.senders.base import Verdict
 from dicom_node.senders.cstore import CStoreSender
 from dicom_node.senders.stored import judge
 from dicom_node.status import STORE_STATUS, store_status
+from models.analysis_sections import ObjectSettings
 from models.identity import MADE_CLASSES
 from models.reasons import Reason
-from models.sections import (
-    DeliverySettings,
-    DicomSettings,
-    ObjectSettings,
-    QueryRetrieveSettings,
-)
+from models.sections import DeliverySettings, DicomSettings, QueryRetrieveSettings
 from models.settings import Settings, load_settings
 
 _STATEMENT = Path(__file__).resolve().parents[3] / "docs" / "conformance.md"

@@ -25,9 +25,9 @@ from dicom_node.conformance.objects import (
     reason_codes,
 )
 from dicom_node.conformance.tables import MADE_SYNTAX
+from models.analysis_sections import ObjectSettings
 from models.identity import MADE_CLASSES
 from models.reasons import Reason
-from models.sections import ObjectSettings
 from worker import codes as worker_codes
 from worker.segmentation import SEGMENTS
 from worker.types import Caveat

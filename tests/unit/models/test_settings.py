@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.sections import AnalysisSettings, ShadowSettings
+from models.analysis_sections import AnalysisSettings, ShadowSettings
 from models.settings import load_settings
 
 RULES = [

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from builders import MODEL, chest_image, lung_masks
 
+from models.analysis_sections import AnalysisSettings
 from models.reasons import Reason
-from models.sections import AnalysisSettings
 from worker.errors import NotAnalysable
 from worker.inference import Reading
 from worker.pipeline import Admitted, admit, find_lungs

@@ -5,8 +5,8 @@ import pytest
 import torch
 from builders import lung_masks
 
+from models.analysis_sections import AnalysisSettings
 from models.reasons import Reason
-from models.sections import AnalysisSettings
 from worker.errors import NotAnalysable
 from worker.image_gate import (
     MIN_RATIO,

@@ -6,7 +6,7 @@ from builders import lung_masks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.sections import AnalysisSettings
+from models.analysis_sections import AnalysisSettings
 from worker.measurements import grade_zones, measure, severity_of
 from worker.types import (
     SIDES,

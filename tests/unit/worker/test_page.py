@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from pydicom.dataset import Dataset
 
+from models.analysis_sections import AnalysisSettings
 from models.reasons import SENTENCES, Reason
-from models.sections import AnalysisSettings
 from worker.capture import overlay
 from worker.measurements import measure
 from worker.page import PageImage, PageStatement, report_pdf, report_sheets

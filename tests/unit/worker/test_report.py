@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 
-from models.sections import AnalysisSettings
+from models.analysis_sections import AnalysisSettings
 from worker.codes import LATERALITY, OPACITY_PERCENT, ZONE_GRADE, ZONE_SCORE, ZONE_SITES
 from worker.equipment import to_bytes
 from worker.measurements import measure

@@ -8,9 +8,9 @@ import pytest
 from builders import DX, DX_FOR_PROCESSING, analysed_image, lung_masks, object_context
 from pydicom.dataset import Dataset
 
+from models.analysis_sections import AnalysisSettings
 from models.identity import PRIVATE_SCHEME
 from models.reasons import SENTENCES, Reason
-from models.sections import AnalysisSettings
 from worker.equipment import to_bytes
 from worker.measurements import measure
 from worker.report import build_report

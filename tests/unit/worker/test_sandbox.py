@@ -17,8 +17,8 @@ import psutil
 import pytest
 from builders import chest_dataset, chest_pixels, write_part10
 
+from models.analysis_sections import DecodeSettings
 from models.reasons import Reason
-from models.sections import DecodeSettings
 from models.settings import Settings
 from worker.errors import AnalysisFailed, NotAnalysable
 from worker.pixels import chest_image, decode_pixels

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sections import AnalysisSettings
+from models.analysis_sections import AnalysisSettings
 from worker.measurements import severity_of
 from worker.training.curves import ALARM_PERCENT
 from worker.training.evaluation.estimates import (
