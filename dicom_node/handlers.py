@@ -95,7 +95,7 @@ class Handlers:
             action = AuditAction.INSTANCE_REFUSED
             self._audit(assoc, action, type(error).__name__, status)
             return status
-        log.info("C-STORE %s", outcome.value)
+        log.debug("C-STORE %s", outcome.value)  # the audit has it
         return SUCCESS
 
     def _store(

@@ -94,7 +94,8 @@ class Listener:
         spool = Spool(settings.spool_dir, dicom.min_free_bytes)
         self.reception = Reception(spool.incoming)
         install(query_services(settings, database))
-        handlers = Handlers(settings, database, spool, self.reception, Recorder(database, settings))
+        self._recorder = Recorder(database, settings)
+        handlers = Handlers(settings, database, spool, self.reception, self._recorder)
         self._events = event_handlers(settings, database, handlers)
         self._ae = build_ae(settings)
         self._servers: list[NodeServer] = []
@@ -137,6 +138,7 @@ class Listener:
         self._ae.shutdown()  # waits for peers that stopped in mid-PDU, until they are cut
         for cutter in cutters:
             cutter.cancel()
+        self._recorder.close()
 
 
 def _audit_refusal(database: Database, refusal: Refusal, peer: str) -> None:

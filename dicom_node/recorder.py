@@ -6,11 +6,15 @@ statements, and those that arrive at the same time share a transaction. Whatever
 whatever meets a race, goes to `record_instance`.
 """
 
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.intake import record_instance
@@ -43,6 +47,7 @@ class Recorder:
         self._waiting: list[_Waiting] = []
         self._lock = threading.Lock()
         self._writing = threading.Lock()
+        self._connection: Connection | None = None  # used by who writes
 
     def record(self, spooled: SpooledInstance) -> StoreOutcome:
         """Write the rows of one object; when this returns, they are committed.
@@ -65,7 +70,7 @@ class Recorder:
         """Write the plain ones of a batch in one transaction; each thread does its own others."""
         recorded: list[_Waiting] = []
         try:
-            with self._database.connect() as connection:
+            with self._database.turn(), self._transaction() as connection:
                 in_order = sorted(batch, key=_study)  # of locks: the same in every process
                 recorded = [each for each in in_order if self._plain.add(connection, each.spooled)]
         except SQLAlchemyError as error:
@@ -74,6 +79,27 @@ class Recorder:
         finally:
             for each in batch:
                 each.is_recorded, each.is_done = each in recorded, True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Begin and commit on a connection that is kept: to get one costs as much as to use it."""
+        if self._connection is None:
+            self._connection = self._database.engine.connect()
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except BaseException:
+            connection, self._connection = self._connection, None
+            with contextlib.suppress(SQLAlchemyError):
+                connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._writing:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
 
 def _study(waiting: _Waiting) -> str:

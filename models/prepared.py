@@ -24,15 +24,18 @@ class Prepared:
         if not isinstance(compiled, SQLCompiler):  # pragma: no cover  it is one for these three
             raise TypeError
         self._text = compiled.string
-        self._order = compiled.positiontup
-        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
-        self._convert: dict[str, Callable[[Any], Any]] = {}
-        for bound, name in compiled.bind_names.items():
-            processor = bound.type.dialect_impl(dialect).bind_processor(dialect)
-            if processor is not None:
-                self._convert[name] = processor
+        self._is_positional = compiled.positiontup is not None
+        names_in_order = compiled.positiontup or list(compiled.bind_names.values())
+        types = {name: bound.type for bound, name in compiled.bind_names.items()}
+        self._places: list[tuple[str, Callable[[Any], Any], Any]] = [
+            (
+                name,
+                types[name].dialect_impl(dialect).bind_processor(dialect) or _as_it_is,
+                compiled.params[name],
+            )
+            for name in names_in_order
+        ]
         self._errors: type[Exception] = dialect.loaded_dbapi.Error
-        self._names = list(compiled.bind_names.values())
 
     def row(self, connection: Connection, values: Mapping[str, object]) -> tuple[Any, ...]:
         """Run it with a value for each name, and return its first row. Raises SQLAlchemyError."""
@@ -47,15 +50,16 @@ class Prepared:
 
     def _run(self, connection: Connection, values: Mapping[str, object]) -> DBAPICursor:
         """Run it by the driver itself: SQLAlchemy's view of the result costs more than the rest."""
-        merged = {**self._fixed, **values}
-        ready = {
-            name: convert(merged[name]) if (convert := self._convert.get(name)) else merged[name]
-            for name in self._names
-        }
-        order = self._order
+        ready = [(name, convert(values.get(name, fixed))) for name, convert, fixed in self._places]
         cursor = connection.connection.cursor()
         try:
-            cursor.execute(self._text, ready if order is None else [ready[name] for name in order])
+            cursor.execute(
+                self._text, [value for _, value in ready] if self._is_positional else dict(ready)
+            )
         except self._errors as error:
             raise SQLAlchemyError(type(error).__name__) from error
         return cursor
+
+
+def _as_it_is(value: object) -> object:
+    return value

@@ -131,24 +131,19 @@ class Database:
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(read_only=True, **snapshot)
 
-    def _turn(self) -> AbstractContextManager[None]:
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait for this writer's turn, where the database has one writer at a time."""
         return contextlib.nullcontext() if self._turns is None else self._turns.turn()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction: committed when the block ends, rolled back when it raises."""
         with (
-            self._turn(),
+            self.turn(),
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
             yield session
-
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """One transaction of plain statements: committed when the block ends."""
-        with self._turn(), self.engine.begin() as connection:
-            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -19,10 +19,10 @@ INJECTED: Final = Path(__file__).resolve().parent / "injected"
 
 # In the order of the steps. A point is before or after the call that its sentence names.
 POINTS: Final = {
-    "data_set_complete": "before the fsync of the received file",
-    "file_synced": "after it",
-    "before_rename": "before the rename to the final name",
+    "before_rename": "data set complete, before the rename to the final name",
     "renamed": "after it",
+    "before_file_sync": "before the fsync of the received file",
+    "file_synced": "after it",
     "directory_synced": "after the fsync of the directory that got the name",
     "before_commit": "inside the transaction, rows inserted, before COMMIT",
     "committed": "after it",
@@ -85,7 +85,7 @@ class _Points:
 
     def install(self) -> None:
         for name in ("fsync", "fdatasync"):
-            self._wrap(os, name, self._is_file, "data_set_complete", "file_synced")
+            self._wrap(os, name, self._is_file, "before_file_sync", "file_synced")
             self._wrap(os, name, self._is_new_name, None, "directory_synced")
         for name in ("rename", "replace", "link"):
             self._wrap(os, name, self._is_adopted, "before_rename", "renamed")
@@ -130,10 +130,20 @@ class _Points:
         from sqlalchemy import Engine, event  # noqa: PLC0415  only in processes of the product
         from sqlalchemy.engine.default import DefaultDialect  # noqa: PLC0415  the same
 
+        from models.prepared import Prepared  # noqa: PLC0415  the same
+
         @event.listens_for(Engine, "before_cursor_execute")
         def _note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
             if statement.startswith("INSERT INTO instance "):
                 self._inserting.add(threading.get_ident())
+
+        run = Prepared._run
+
+        def note_and_run(prepared: Prepared, connection: Any, values: Any) -> Any:
+            _note(connection, None, prepared._text)
+            return run(prepared, connection, values)
+
+        Prepared._run = note_and_run  # type: ignore[method-assign]  # statements without events
 
         def is_meant(*_: Any) -> bool:
             found = threading.get_ident() in self._inserting

@@ -114,7 +114,7 @@ def test_both_ways_write_the_same_rows(database: Database, settings: Settings) -
     _empty(database, *_TABLES)
     rows = PlainRows(database.engine.dialect, settings)
     for spooled in _PLAIN:
-        with database.connect() as connection:
+        with database.engine.begin() as connection:
             assert rows.add(connection, spooled)
     assert _rows(database) == wanted
 
@@ -138,7 +138,7 @@ def test_what_is_not_plain_is_left_and_changes_nothing(
         with database.write() as session:
             session.execute(text(change))
     before = _rows(database)
-    with database.connect() as connection:
+    with database.engine.begin() as connection:
         assert not PlainRows(database.engine.dialect, settings).add(connection, spooled)
     assert _rows(database) == before
     assert Recorder(database, settings).record(spooled) in StoreOutcome  # the long way knows
