@@ -20,6 +20,7 @@ from dicom_node.types import Peer, StoreRequest
 
 _META_END = 144  # preamble 128, "DICM" 4, (0002,0000) UL 12: what its value counts starts here
 _META_LENGTH = slice(140, 144)
+_AHEAD_BYTES: Final = 1 << 20  # written between two hints to the disk
 _HEAD_BYTES: Final = 1 << 16  # of the data set, kept for reading its identity
 
 
@@ -63,6 +64,7 @@ class ReceivedFile:
         self.data_set_offset = len(meta)
         self._digest = hashlib.sha256()
         self._descriptor = -1
+        self._begun = 0  # bytes that the disk was told to write
         self.path = folder / "unopened"
         path = folder / f"{secrets.token_hex(16)}.part"
         try:
@@ -86,6 +88,12 @@ class ReceivedFile:
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
+            if self.size - self._begun >= _AHEAD_BYTES:
+                # Has the disk begin: else all of it waits for the fsync.
+                os.posix_fadvise(
+                    self._descriptor, self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED
+                )
+                self._begun = self.size
         except OSError as error:
             self.error = error
             self.discard()
