@@ -17,6 +17,7 @@ from dicom_node.receive import ReceivedFile
 from models.files import fsync_directory, make_directory, new_key
 
 _SYNCERS: Final = 16
+_SHARDS: Final = [f"{number:02x}" for number in range(256)]  # what `new_key` begins with
 _DIGEST_LENGTH: Final = 64  # SHA-256 in hexadecimal
 
 
@@ -37,7 +38,16 @@ class Spool:
         self.incoming = root / "incoming"
         self.min_free_bytes = min_free_bytes
         make_directory(self.incoming)
+        self._make_shards()
         self._syncing = ThreadPoolExecutor(_SYNCERS, thread_name_prefix="fsync")  # starts none yet
+
+    def _make_shards(self) -> None:
+        """Make the folders that keys begin with, all at once: one by one each costs two syncs."""
+        if (self.root / _SHARDS[-1]).is_dir():
+            return
+        for shard in _SHARDS:
+            (self.root / shard).mkdir(exist_ok=True)
+        fsync_directory(self.root)
 
     def free_bytes(self) -> int:
         """Return the space left on the spool's file system."""
@@ -64,8 +74,11 @@ class Spool:
         received.require_written()
         key = new_key(f".{received.data_set_sha256}.dcm")
         final = self.path(key)
-        make_directory(final.parent)
-        received.path.rename(final)
+        try:
+            received.path.rename(final)
+        except FileNotFoundError:  # a restored backup may lack empty folders
+            make_directory(final.parent)
+            received.path.rename(final)
         try:
             if at_once:
                 folder = self._syncing.submit(fsync_directory, final.parent)
