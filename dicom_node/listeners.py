@@ -6,6 +6,7 @@ again what died. Every child waits on the same sockets, and the busier one takes
 associations with it, and no others.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -67,6 +68,7 @@ class _Family:
 
     def run(self, number: int) -> None:
         """Keep `number` children alive until the signal, then have them end."""
+        gc.freeze()  # what is loaded by now stays: collecting would touch, and copy, all of it
         for _ in range(number):
             self._fork()
         while not self._stop.wait(_POLL_SECONDS):
