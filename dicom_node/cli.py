@@ -19,6 +19,7 @@ from dicom_node.options import listing as _listing
 from dicom_node.options import open_database as _database
 from dicom_node.options import settings_of as _settings
 from dicom_node.storage_commands import backup, retention, scrub
+from dicom_node.study_commands import replay
 from models.files import keep_files_private
 from models.log import set_up_logging
 from models.sections import DestinationSettings
@@ -376,6 +377,7 @@ cli.add_command(retention)
 cli.add_command(scrub)
 db.add_command(backup)
 cli.add_command(patient)
+cli.add_command(replay)
 
 
 def main() -> None:

@@ -58,9 +58,10 @@ def results(session: Session, settings: Settings, wanted: ResultFilter) -> Itera
 
     The fields are those of `dicom-worker analyse --json`, and what the node knows beyond them.
     """
-    # An image whose identity was corrected was analysed again: the newest one counts.
+    # An image whose identity was corrected, or that was replayed, has several: one counts.
     other = aliased(Analysis)
-    newest = select(func.max(other.id)).where(other.instance_id == Instance.id).scalar_subquery()
+    counts = (other.instance_id == Instance.id) & other.is_replaced.is_(False)
+    newest = select(func.max(other.id)).where(counts).scalar_subquery()
     query = (
         select(Instance, Series, Study, Analysis)
         .join(Series, Instance.series_id == Series.id)

@@ -36,6 +36,7 @@ class AuditAction(StrEnum):
     REJECTION_NOTE_STORED = "rejection_note_stored"  # ours, made
     INSTANCE_COMPARED = "instance_compared"  # update, conflict after all, or outdated
     QUARANTINE_ENDED = "quarantine_ended"  # released, corrected, rejected; or identity_matches
+    STUDY_REPLAYED = "study_replayed"  # by an operator: analysed again
     PATIENT_MERGED = "patient_merged"
     COMMITMENT_REQUESTED = "commitment_requested"  # by us, of a receiver
     ARTIFACT_COMMITTED = "artifact_committed"  # or not: the outcome says which

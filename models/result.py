@@ -13,8 +13,10 @@ from sqlalchemy import (
     String,
     UniqueConstraint,
     and_,
+    false,
     func,
     select,
+    update,
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
@@ -102,6 +104,8 @@ class Figures:
 class Analysis(Figures, Base):
     """The result of one image: what SEG, SR and deliveries are made from.
 
+    Of several of an image the newest counts that is not `is_replaced`; a replay with an earlier
+    model lets its analysis count again.
     `classification` is what the experimental classifier said; None where the setting was off.
     """
 
@@ -112,6 +116,7 @@ class Analysis(Figures, Base):
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     classification: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    is_replaced: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     instance: Mapped[Instance] = relationship()
     model_version: Mapped[ModelVersion] = relationship()
@@ -215,7 +220,7 @@ def of_the_patient() -> ColumnElement[bool]:
 
 
 def newest_analyses(session: Session, study_id: int) -> Sequence[Analysis]:
-    """Return the newest analysis of every analysed instance of a study, in instance order.
+    """Return the analysis that counts of every analysed instance of a study, in instance order.
 
     Instances that are still under another patient than the study are left out: no report may speak
     of two patients.
@@ -226,11 +231,29 @@ def newest_analyses(session: Session, study_id: int) -> Sequence[Analysis]:
         .join(Series)
         .join(Study)
         .where(Series.study_id == study_id, Instance.state == InstanceState.ANALYSED)
-        .where(of_the_patient())
+        .where(of_the_patient(), Analysis.is_replaced.is_(False))
         .group_by(Analysis.instance_id)
     )
     query = select(Analysis).where(Analysis.id.in_(newest)).order_by(Analysis.instance_id)
     return session.scalars(query).all()
+
+
+def counts_again(
+    session: Session, instance_id: int, model_version_id: int, configuration_hash: str
+) -> bool:
+    """Let no other analysis of the image count; say whether this very one is there, and does."""
+    of_image = Analysis.instance_id == instance_id
+    session.execute(update(Analysis).where(of_image).values(is_replaced=True))
+    known = session.scalar(
+        select(Analysis).where(
+            of_image,
+            Analysis.model_version_id == model_version_id,
+            Analysis.configuration_hash == configuration_hash,
+        )
+    )
+    if known is not None:
+        known.is_replaced = False
+    return known is not None
 
 
 def set_figure(study: Study, analyses: Sequence[Analysis]) -> None:

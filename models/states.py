@@ -155,7 +155,7 @@ TRANSITIONS: Final[dict[type[State], dict[State, frozenset[State]]]] = {
     JobState: {
         _J.PENDING: frozenset({_J.LEASED, _J.DEAD, _J.CANCELLED}),
         _J.LEASED: frozenset({_J.DONE, _J.FAILED, _J.PENDING, _J.DEAD, _J.CANCELLED}),
-        _J.DONE: frozenset(),
+        _J.DONE: frozenset({_J.PENDING}),  # its study is replayed
         _J.FAILED: frozenset({_J.PENDING}),
         _J.DEAD: frozenset({_J.PENDING}),
         _J.CANCELLED: frozenset({_J.PENDING}),  # its image came back

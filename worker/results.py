@@ -25,6 +25,7 @@ from models.result import (
     ModelVersion,
     ReportedAnalysis,
     ShadowAnalysis,
+    counts_again,
     newest_analyses,
     set_figure,
 )
@@ -89,6 +90,7 @@ class Batch:
 
     stored: list[Stored] = field(default_factory=list)
     is_complete: bool = False
+    is_wanted: bool = True  # False: its rows are there already
 
     def complete(self, session: Session) -> None:
         """Send the rows to the database; what comes after is the commit."""
@@ -123,12 +125,20 @@ class ResultStore:
     def store_analysis(
         self, job_id: int, model_version_id: int, result: AnalysedImage, products: Sequence[Product]
     ) -> None:
-        """Store an analysis with its artifacts and end its job. Raises LeaseLostError."""
+        """Store an analysis with its artifacts and end its job. Raises LeaseLostError.
+
+        One that is there already, of a replay, counts again; the new files are the same, and go.
+        """
         with self.written(products) as batch, self._database.write() as session:
             job, instance = _analyse_job(session, job_id)
-            analysis = _analysis(result, instance.id, model_version_id)
-            analysis.artifacts = [each.artifact() for each in batch.stored]
-            session.add(analysis)
+            hashed = result.configuration_hash
+            again = counts_again(session, instance.id, model_version_id, hashed)
+            if again:
+                batch.is_wanted = False
+            else:
+                analysis = _analysis(result, instance.id, model_version_id)
+                analysis.artifacts = [each.artifact() for each in batch.stored]
+                session.add(analysis)
             advance(session, instance, InstanceState.ANALYSED, reason=None, detail=None)
             advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
             record(
@@ -136,7 +146,7 @@ class ResultStore:
                 AuditAction.INSTANCE_ANALYSED,
                 InstanceState.ANALYSED.value,
                 sop_instance_uid=instance.sop_instance_uid,
-                details=_provenance(result),
+                details=_provenance(result) | {"again": again},
             )
             batch.complete(session)
 
@@ -302,9 +312,14 @@ class ResultStore:
             yield batch
         except BaseException:
             if not batch.is_complete:
-                for each in batch.stored:
-                    (self._root / each.storage_key).unlink(missing_ok=True)
+                self._remove(batch)
             raise
+        if not batch.is_wanted:
+            self._remove(batch)
+
+    def _remove(self, batch: Batch) -> None:
+        for each in batch.stored:
+            (self._root / each.storage_key).unlink(missing_ok=True)
 
 
 def _analyse_job(session: Session, job_id: int) -> tuple[Job, Instance]:
