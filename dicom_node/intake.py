@@ -6,7 +6,7 @@ two sides cannot drift apart.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -156,11 +156,6 @@ def _judge(
     return judge_content(settings, identity)
 
 
-def detail_of(verdict: Verdict) -> str | None:
-    """Return the sentence of the verdict's reason."""
-    return SENTENCES[verdict.reason] if verdict.reason else None
-
-
 def judge_content(settings: Settings, identity: Identity) -> Verdict:
     """Decide whether a worker must look at an object that is out of quarantine, and when."""
     if is_own_object(
@@ -291,25 +286,30 @@ def _add_instance(
             series_instance_uid=identity.series_instance_uid,
             modality=identity.modality,
         )
-    instance = Instance(
-        series=series,
-        sop_instance_uid=identity.sop_instance_uid,
-        sop_class_uid=identity.sop_class_uid,
-        transfer_syntax_uid=spooled.transfer_syntax_uid,
-        data_set_sha256=spooled.data_set_sha256,
-        size_bytes=spooled.size_bytes,
-        storage_key=spooled.storage_key,
-        state=verdict.state,
-        reason=verdict.reason.value if verdict.reason else None,
-        detail=detail_of(verdict),
-        patient_id=identity.patient_id,
-        issuer_of_patient_id=identity.issuer_of_patient_id,
-        presentation_intent=identity.presentation_intent,
-        calling_aet=spooled.peer.calling_aet,
-        called_aet=spooled.peer.called_aet,
-    )
+    instance = Instance(series=series, **instance_values(spooled, verdict))
     session.add(instance)
     return instance
+
+
+def instance_values(spooled: SpooledInstance, verdict: Verdict) -> dict[str, Any]:
+    """Return the columns of a received object's row, beside its series and its time."""
+    identity = spooled.identity
+    return {
+        "sop_instance_uid": identity.sop_instance_uid,
+        "sop_class_uid": identity.sop_class_uid,
+        "transfer_syntax_uid": spooled.transfer_syntax_uid,
+        "data_set_sha256": spooled.data_set_sha256,
+        "size_bytes": spooled.size_bytes,
+        "storage_key": spooled.storage_key,
+        "state": verdict.state,
+        "reason": verdict.reason.value if verdict.reason else None,
+        "detail": SENTENCES[verdict.reason] if verdict.reason else None,
+        "patient_id": identity.patient_id,
+        "issuer_of_patient_id": identity.issuer_of_patient_id,
+        "presentation_intent": identity.presentation_intent,
+        "calling_aet": spooled.peer.calling_aet,
+        "called_aet": spooled.peer.called_aet,
+    }
 
 
 def priority_of(settings: Settings, calling_aet: str) -> int:

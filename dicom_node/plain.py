@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from dicom_node.intake import (
     audit_values,
-    detail_of,
+    instance_values,
     is_another_patient,
     judge_content,
     priority_of,
@@ -180,27 +180,10 @@ class _Writer:
         )
 
     def _add_instance(self, series_id: int) -> None:
-        spooled, identity = self._spooled, self._identity
-        verdict = judge_content(self._rows.settings, identity)
-        instance_id = self._insert(
-            Instance,
-            series_id=series_id,
-            sop_instance_uid=identity.sop_instance_uid,
-            sop_class_uid=identity.sop_class_uid,
-            transfer_syntax_uid=spooled.transfer_syntax_uid,
-            data_set_sha256=spooled.data_set_sha256,
-            size_bytes=spooled.size_bytes,
-            storage_key=spooled.storage_key,
-            state=verdict.state,
-            reason=verdict.reason.value if verdict.reason else None,
-            detail=detail_of(verdict),
-            patient_id=identity.patient_id,
-            issuer_of_patient_id=identity.issuer_of_patient_id,
-            presentation_intent=identity.presentation_intent,
-            calling_aet=spooled.peer.calling_aet,
-            called_aet=spooled.peer.called_aet,
-            received_at=self._now,
-        )
+        spooled = self._spooled
+        verdict = judge_content(self._rows.settings, self._identity)
+        values = instance_values(spooled, verdict)
+        instance_id = self._insert(Instance, series_id=series_id, received_at=self._now, **values)
         if verdict.state is InstanceState.QUEUED:
             self._insert(
                 Job,
