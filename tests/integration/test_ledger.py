@@ -99,6 +99,16 @@ def _lose_report(node: Node) -> None:
     (node.settings.artifact_dir / "00/sr.dcm").unlink()
 
 
+def _damage_report(node: Node) -> None:
+    """A worn-out disk: zeros in the middle of the file, of every length."""
+    path = node.settings.artifact_dir / "00/sr.dcm"
+    sound = path.read_bytes()
+    for start in range(132, 1000, 31):
+        path.write_bytes(sound[:start] + bytes(64) + sound[start + 64 :])
+        node.lines()
+    path.write_bytes(sound[:700])
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
@@ -119,6 +129,7 @@ def _lose_report(node: Node) -> None:
         ),
         ("images named in the SRs", _empty_report),
         ("images named in the SRs", _lose_report),
+        ("images named in the SRs", _damage_report),
         ("images named in the SRs", lambda node: node.sql("DELETE FROM reported_analysis")),
         ("deliveries planned in the audit", lambda node: node.sql("DELETE FROM delivery")),
     ],
