@@ -94,12 +94,21 @@ class Spool:
         self.path(key).rename(self.incoming / f"{key.rsplit('/', 1)[-1]}.part")
 
     def keys(self, older_than_seconds: float = 0.0) -> Iterator[str]:
-        """Yield the key of every complete file that is at least that old."""
-        limit = time.time() - older_than_seconds
+        """Yield the key of every complete file that is at least that old; without an age, of all.
+
+        All are also those that the clock, put back since, dates into the future.
+        """
         for shard in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
             for entry in os.scandir(shard):
-                if entry.name.endswith(".dcm") and _modified(Path(entry.path)) <= limit:
-                    yield f"{shard.name}/{entry.name}"
+                key = f"{shard.name}/{entry.name}"
+                if entry.name.endswith(".dcm") and (
+                    not older_than_seconds or self.is_older(key, older_than_seconds)
+                ):
+                    yield key
+
+    def is_older(self, key: str, seconds: float) -> bool:
+        """Say whether the file of `key` is at least that old; one that is gone is not."""
+        return _modified(self.path(key)) <= time.time() - seconds
 
     def sweep_incoming(self, older_than_seconds: float) -> int:
         """Remove unfinished files that a killed listener left; return how many.
