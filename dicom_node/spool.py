@@ -81,6 +81,13 @@ class Spool:
             raise
         return key
 
+    def sync(self, key: str) -> None:
+        """Make a file durable whose listener may have died before it did. Raises OSError."""
+        path = self.path(key)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        fsync_directory(path.parent)
+
     def path(self, key: str) -> Path:
         """Return where the bytes of `key` are."""
         return self.root / key
