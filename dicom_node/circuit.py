@@ -147,6 +147,6 @@ def _audit(session: Session, destination: Destination, outcome: str) -> None:
         AuditAction.DESTINATION_CIRCUIT,
         outcome,
         called_aet=destination.ae_title,
-        peer=f"{destination.host}:{destination.port}"[:64],
+        peer=f"{destination.host}:{destination.port}",
         details={"destination": destination.name, "failures": destination.failures},
     )

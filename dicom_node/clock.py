@@ -55,7 +55,8 @@ def due_times(settings: Settings) -> list[DueTime]:
     sending = delivery.lease_seconds + delivery.timeout_seconds * delivery.batch
     retry = delivery.backoff_cap_seconds * _JITTER
     asked = delivery.commitment_delay_seconds + delivery.commitment_timeout_seconds + retry
-    reporting = delivery.timeout_seconds * 10 + retry  # longer than an answer to a sender takes
+    # Longer than an answer to a sender takes, or is claimed for.
+    reporting = delivery.lease_seconds + delivery.timeout_seconds * 10 + retry
     return [
         DueTime(Job.not_before, JobState.PENDING, job_pause),
         DueTime(Job.published_at, JobState.PENDING, 0.0),

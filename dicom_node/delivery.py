@@ -5,13 +5,14 @@ One thread per destination, so that a slow or hanging PACS keeps no other one wa
 
 import logging
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node import circuit
@@ -37,12 +38,19 @@ from models.states import ArtifactKind, CircuitState, DeliveryState
 
 log = logging.getLogger(__name__)
 
+_ERROR_LENGTH = 400
+
 
 class Deliverer:
     """Delivers to one destination; `step` does one batch."""
 
     def __init__(
-        self, settings: Settings, database: Database, sender: Sender, destination_id: int
+        self,
+        settings: Settings,
+        database: Database,
+        sender: Sender,
+        destination_id: int,
+        stop: threading.Event | None = None,
     ) -> None:
         self._settings: DeliverySettings = settings.delivery
         self._root: Path = settings.artifact_dir
@@ -52,7 +60,9 @@ class Deliverer:
         self._sender = sender
         self._destination_id = destination_id
         self._watch = Watch(settings.delivery, database, destination_id)
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+        self._stop = stop or threading.Event()
+        # Of this object alone: containers may share host name, process and thread ids.
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
 
     def step(self) -> bool:
         """Send one batch of due artifacts; return whether there was any.
@@ -65,31 +75,40 @@ class Deliverer:
             allowed = circuit.allowance(destination, self._settings)
             is_probe = destination.state is not CircuitState.CLOSED
             due = self._due_ids(session, allowed, is_probe=is_probe) if allowed else []
-            expired = self._expired_ids(session)
-        for delivery_id in expired:
+            left_behind = session.scalars(select(Delivery.id).where(self._is_left_behind())).all()
+        for delivery_id in left_behind:
             self._take_back(delivery_id)
         if not due:
-            return bool(expired)
+            return bool(left_behind)
         receiver, parcels = self._claim(due)
         if parcels:  # else another deliverer was faster
             self._send(receiver, parcels)
         return True
 
     def _send(self, receiver: Receiver, parcels: Sequence[Parcel]) -> None:
-        """Send what was claimed and record every result, whatever happens."""
+        """Send what was claimed and record every result, whatever happens.
+
+        Told to stop, it ends after the object that is on its way.
+        """
         open_parcels = {parcel.delivery_id for parcel in parcels}
         results: list[SendResult] = []
+        unoffered: list[SendResult] = []
         try:
             for result in self._sender.send(receiver, parcels):
                 open_parcels.discard(result.delivery_id)
                 results.append(result)
                 if result.contact is not Contact.UNREACHED:
                     self._record(receiver, result)
+                if self._stop.is_set():
+                    unoffered = [SendResult(key, Verdict.RETRY) for key in sorted(open_parcels)]
+                    open_parcels.clear()
+                    break
         finally:
             for delivery_id in sorted(open_parcels):
                 error = "the sender failed before this object; the log has the traceback"
                 self._record(receiver, SendResult(delivery_id, Verdict.RETRY, error=error))
-            self._put_back([it for it in results if it.contact is Contact.UNREACHED])
+            unreached = [it for it in results if it.contact is Contact.UNREACHED]
+            self._put_back([*unreached, *unoffered])
             self._watch.note(receiver, results)
 
     def _due_ids(self, session: Session, limit: int, *, is_probe: bool) -> list[int]:
@@ -124,19 +143,24 @@ class Deliverer:
         )
         return list(session.scalars(query))
 
-    def _expired_ids(self, session: Session) -> list[int]:
-        query = select(Delivery.id).where(
+    def _is_left_behind(self) -> ColumnElement[bool]:
+        """Return the condition that nobody sends a claimed row any more.
+
+        Its sender is dead, or it is ours and our last step broke: between two steps we send none.
+        """
+        is_over = is_past(Delivery.lease_until, longest_lease(self._settings, self._settings.batch))
+        return and_(
             Delivery.destination_id == self._destination_id,
             Delivery.state == DeliveryState.SENDING,
-            is_past(Delivery.lease_until, longest_lease(self._settings, self._settings.batch)),
+            or_(is_over, Delivery.lease_owner == self._owner),
         )
-        return list(session.scalars(query))
 
     def _take_back(self, delivery_id: int) -> None:
-        """Make due again what a dead sender had; an object that did arrive may arrive again."""
+        """Make due again what was left behind; an object that did arrive may arrive again."""
+        query = select(Delivery).where(Delivery.id == delivery_id, self._is_left_behind())
         with self._database.write() as session:
-            delivery = session.get_one(Delivery, delivery_id)
-            if delivery.state is DeliveryState.SENDING:
+            delivery = session.scalar(query.with_for_update())
+            if delivery is not None:  # else another deliverer was faster, and may send it by now
                 advance(session, delivery, DeliveryState.DUE, lease_owner=None, lease_until=None)
 
     def _claim(self, ids: list[int]) -> tuple[Receiver, list[Parcel]]:
@@ -181,7 +205,7 @@ class Deliverer:
             return
         with self._database.write() as session:
             for result in results:
-                delivery = session.get_one(Delivery, result.delivery_id)
+                delivery = self._locked(session, result)
                 if not self._is_ours(delivery):
                     continue
                 advance(
@@ -191,9 +215,13 @@ class Deliverer:
                     attempts=delivery.attempts - 1,
                     lease_owner=None,
                     lease_until=None,
-                    error=result.error,
+                    error=_in_column(result.error),
                     status=None,
                 )
+
+    @staticmethod
+    def _locked(session: Session, result: SendResult) -> Delivery:
+        return session.get_one(Delivery, result.delivery_id, with_for_update=True)
 
     def _is_ours(self, delivery: Delivery) -> bool:
         """Say whether we still have the lease; else it expired and somebody else has it now."""
@@ -201,7 +229,7 @@ class Deliverer:
 
     def _record(self, receiver: Receiver, result: SendResult) -> None:
         with self._database.write() as session:
-            delivery = session.get_one(Delivery, result.delivery_id)
+            delivery = self._locked(session, result)
             if not self._is_ours(delivery):
                 return
             to_commit = receiver.name in self._with_commitment
@@ -214,7 +242,7 @@ class Deliverer:
                 AuditAction.ARTIFACT_SENT,
                 result.verdict.value,
                 called_aet=receiver.ae_title,
-                peer=f"{receiver.host}:{receiver.port}"[:64],
+                peer=f"{receiver.host}:{receiver.port}",
                 sop_instance_uid=artifact.sop_instance_uid,
                 status=result.status,
                 details={"delivery": delivery.id, "attempt": delivery.attempts},
@@ -230,7 +258,7 @@ class Deliverer:
         common: dict[str, object] = {
             "lease_owner": None,
             "lease_until": None,
-            "error": result.error,
+            "error": _in_column(result.error),
             "status": result.status,
         }
         if result.verdict is Verdict.SENT:
@@ -245,6 +273,11 @@ class Deliverer:
         else:
             due = utc_now() + timedelta(seconds=backoff(self._settings, delivery.attempts))
             advance(session, delivery, DeliveryState.DUE, next_attempt_at=due, **common)
+
+
+def _in_column(error: str | None) -> str | None:
+    """Return an error as far as its column takes it: PostgreSQL refuses more."""
+    return error[:_ERROR_LENGTH] if error else error
 
 
 def synchronise_destinations(database: Database, settings: Settings) -> None:
@@ -264,9 +297,13 @@ def synchronise_destinations(database: Database, settings: Settings) -> None:
 
 
 def _end_deliveries(session: Session, destination: Destination) -> None:
-    """End what is due to a destination that was removed: nobody would ever send it."""
+    """End what is open to a destination that was removed: nobody would ever send it.
+
+    Also what a sender that was killed has left as `sending`: nobody would take that back.
+    """
     query = select(Delivery).where(
-        Delivery.destination_id == destination.id, Delivery.state == DeliveryState.DUE
+        Delivery.destination_id == destination.id,
+        Delivery.state.in_((DeliveryState.DUE, DeliveryState.SENDING)),
     )
     for delivery in session.scalars(query):
         advance(session, delivery, DeliveryState.DEAD, error="the destination was removed")
@@ -314,14 +351,16 @@ def _due_again(session: Session, delivery: Delivery) -> bool:
     return advance(session, delivery, DeliveryState.DUE, attempts=tried, next_attempt_at=utc_now())
 
 
-def _steps(settings: Settings, database: Database) -> dict[str, Callable[[], bool]]:
+def _steps(
+    settings: Settings, database: Database, stop: threading.Event
+) -> dict[str, Callable[[], bool]]:
     """Return the step of every loop by name: sending, and Storage Commitment both ways."""
     with database.read() as session:
         rows = session.scalars(select(Destination).where(Destination.enabled)).all()
     steps: dict[str, Callable[[], bool]] = {}
     for row in rows:
         sender = sender_for(settings, row.name)
-        steps[f"deliver-{row.id}"] = Deliverer(settings, database, sender, row.id).step
+        steps[f"deliver-{row.id}"] = Deliverer(settings, database, sender, row.id, stop).step
         if row.name in settings.destinations_with_commitment:
             steps[f"commit-{row.id}"] = Asker(settings, database, row.id).step
     if settings.delivery.commitment_keep_days:
@@ -334,7 +373,7 @@ def _steps(settings: Settings, database: Database) -> dict[str, Callable[[], boo
 
 def run(settings: Settings, database: Database, stop: threading.Event) -> None:
     """Deliver to every enabled destination until `stop` is set."""
-    steps = _steps(settings, database)
+    steps = _steps(settings, database, stop)
     threads = [
         threading.Thread(
             target=lambda step=step: run_loop(step, stop, settings.delivery.poll_seconds),

@@ -6,9 +6,12 @@ and two of them running at once do no harm.
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import select
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from dicom_node.clock import Patience, mend_due_times
@@ -61,16 +64,37 @@ class Dispatcher:
         self._next_finish = 0.0
 
     def step(self) -> bool:
-        """Do one round; return whether anything moved."""
-        self._sweep_orphans()
-        self._check_clock()
-        # Publishing comes last: it alone needs the broker, and a broker that is away must not
-        # keep the rest from moving.
-        moved = read_key_objects(self._database, self._spool)
-        moved += decide_updates(self._database, self._settings)
-        moved += self._reap() + self._settle() + self._plan() + self._finish()
-        moved += self._retention.step() + self._publish()
+        """Do one round; return whether anything moved.
+
+        A part that fails holds up no other: its error is raised when all had their turn. But
+        without the database none could do anything.
+        """
+        moved, errors = 0, []
+        for part in self._parts():
+            try:
+                moved += part()
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception as error:  # noqa: BLE001  raised below
+                errors.append(error)
+        if errors:
+            raise errors[0] if len(errors) == 1 else ExceptionGroup("parts failed", errors)
         return moved > 0
+
+    def _parts(self) -> Sequence[Callable[[], int]]:
+        """Return what a round does, in order. Publishing is last: a broker away takes its time."""
+        return (
+            self._sweep_orphans,
+            self._check_clock,
+            partial(read_key_objects, self._database, self._spool),
+            partial(decide_updates, self._database, self._settings),
+            self._reap,
+            self._settle,
+            self._plan,
+            self._finish,
+            self._retention.step,
+            self._publish,
+        )
 
     def _publish(self) -> int:
         """Send ids of pending jobs that were never sent, or whose message seems lost."""
@@ -180,13 +204,14 @@ class Dispatcher:
                     advance(session, study, StudyState.DELIVERED)
         return len(ended)
 
-    def _sweep_orphans(self) -> None:
+    def _sweep_orphans(self) -> int:
         if time.monotonic() < self._next_orphan_sweep:
-            return
+            return 0
         self._next_orphan_sweep = time.monotonic() + self._settings.dispatch.orphan_seconds
-        self._sweep.run()
+        return self._sweep.run()
 
-    def _check_clock(self) -> None:
-        if time.monotonic() >= self._next_clock_check:
-            self._next_clock_check = time.monotonic() + _CLOCK_SECONDS
-            mend_due_times(self._database, self._settings)
+    def _check_clock(self) -> int:
+        if time.monotonic() < self._next_clock_check:
+            return 0
+        self._next_clock_check = time.monotonic() + _CLOCK_SECONDS
+        return mend_due_times(self._database, self._settings)

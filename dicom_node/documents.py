@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 _RADIOGRAPHS = ("Computed Radiography Image Storage", "For Presentation", "For Processing")
 
@@ -41,12 +40,22 @@ class Documents:
             known = self._known.get(storage_key)
             if known is None or known.stamp != stamp:
                 known = self._known[storage_key] = _Read(stamp, _images_in(path))
-        except (OSError, InvalidDicomError):
+        except OSError:
             return frozenset()
         return known.images
 
 
 def _images_in(path: os.PathLike[str]) -> frozenset[str]:
+    """Return whom a file names. Raises OSError when it cannot be read."""
+    try:
+        return _evidence(path)
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001  a damaged document says nothing, and the ledger shows it
+        return frozenset()
+
+
+def _evidence(path: os.PathLike[str]) -> frozenset[str]:
     evidence = dcmread(path).get("CurrentRequestedProcedureEvidenceSequence") or []
     return frozenset(
         str(item.ReferencedSOPInstanceUID)

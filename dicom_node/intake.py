@@ -33,6 +33,14 @@ _TRIES = 5
 _AS_NEW = {"attempts": 0, "published_at": None, "lease_owner": None, "finished_at": None}
 FOR_PROCESSING = "FOR PROCESSING"
 _FOR_PROCESSING_CLASS = IMAGE_CLASSES[2]
+_COME_BACK = frozenset(
+    {
+        (InstanceState.WITHDRAWN, Reason.REJECTED_RETENTION.value),
+        (InstanceState.FAILED, Reason.MODEL_UNAVAILABLE.value),
+        (InstanceState.FAILED, Reason.PURGED.value),
+    }
+)
+_ENDED = (JobState.CANCELLED, JobState.FAILED, JobState.DEAD)
 
 
 @dataclass(frozen=True)
@@ -205,23 +213,30 @@ def _tell_if_outdated(session: Session, row: Instance, spooled: SpooledInstance)
 def _take_back_again(
     session: Session, settings: Settings, row: Instance, spooled: SpooledInstance
 ) -> None:
-    """Have an image that comes back analysed, if only its expired retention withdrew it."""
-    if row.reason != Reason.REJECTED_RETENTION.value:
+    """Have an image that comes back analysed, if only its expired retention withdrew it.
+
+    Or if it failed for want of something that is there now: the model, or its bytes.
+    """
+    if not _may_come_back(row):
         return
     study = _study(session, spooled)
     session.refresh(row)
     if (
-        row.state is not InstanceState.WITHDRAWN
-        or row.reason != Reason.REJECTED_RETENTION.value
+        not _may_come_back(row)
         or is_another_patient(study, row)
         or rejected_before(session, study.id, row.sop_instance_uid) is not None
     ):
         return
-    if is_for_processing(row.sop_class_uid, row.presentation_intent):
+    is_raw = is_for_processing(row.sop_class_uid, row.presentation_intent)
+    if is_raw and row.state is InstanceState.WITHDRAWN:
         advance(session, row, InstanceState.RECEIVED, reason=None, detail=None)
     else:
         queue_for_analysis(session, settings, row)
     _accept_into(session, study, spooled)
+
+
+def _may_come_back(row: Instance) -> bool:
+    return (row.state, row.reason) in _COME_BACK
 
 
 class HasPatient(Protocol):
@@ -335,15 +350,15 @@ def queue_for_analysis(session: Session, settings: Settings, instance: Instance)
     if not advance(session, instance, InstanceState.QUEUED, reason=None, detail=None):
         return False
     job = _analyse_job(settings, instance)
-    cancelled = session.scalar(
+    ended = session.scalar(
         select(Job).where(
             Job.instance_id == instance.id,
             Job.model_selector == job.model_selector,
             Job.identity_revision == job.identity_revision,
-            Job.state == JobState.CANCELLED,
+            Job.state.in_(_ENDED),
         )
     )
-    if cancelled is None:
+    if ended is None:
         session.add(job)
         return True
-    return advance(session, cancelled, JobState.PENDING, **_AS_NEW, not_before=utc_now())
+    return advance(session, ended, JobState.PENDING, **_AS_NEW, not_before=utc_now())

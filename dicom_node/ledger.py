@@ -4,6 +4,7 @@ Sources: audit events (written with each answer), rows, files in the spool, the 
 themselves (read back from disk), and deliveries.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, case, distinct, exists, func, select
@@ -33,6 +34,7 @@ from models.states import (
 _INTAKE_ACTIONS = (AuditAction.INSTANCE_STORED, AuditAction.INSTANCE_RECOVERED)
 
 ARRIVING_SECONDS = 60.0  # longer than a C-STORE waits between its file and its row
+_SWEEPS = 2  # after so many at most, each `orphan_seconds` after the last, a file is taken in
 _WAITING = (InstanceState.RECEIVED, InstanceState.QUEUED)
 _TOLD = (StudyState.REPORTED, StudyState.DELIVERED)
 _BLOCK = 500
@@ -76,7 +78,7 @@ def compute(
             _received(session),
             _states(session),
             _open(session),
-            _spool(session, settings),
+            _spool(session, database, settings),
             _segmentations(session),
             _settled(session),
             _told(session),
@@ -155,36 +157,56 @@ def _open(session: Session) -> Line:
     return Line("waiting instances", waiting, waiting - forgotten, parts)
 
 
-def _spool(session: Session, settings: Settings) -> Line:
+def _spool(session: Session, database: Database, settings: Settings) -> Line:
     """Files in the spool = instances not yet purged; a surplus is swept, a lack is a loss.
 
-    A young file without a row may belong to a C-STORE that is being answered just now. One of a
-    purged row is deleted by the next sweep of retention.
+    A young file without a row belongs to a C-STORE that is being answered just now, or to a dead
+    listener and the next sweep. One of a purged row is deleted by the next sweep of retention.
     """
     known = set(session.scalars(select(Instance.storage_key).where(Instance.purged_at.is_(None))))
     spool = Spool(settings.spool_dir, 0)
     present = set(spool.keys())
-    left_over = _purged_among(session, present - known)
-    orphans = set(spool.keys(ARRIVING_SECONDS)) - known - left_over
+    known -= _let_go(database, known - present)
+    unknown = present - known
+    unknown -= _purged_among(session, unknown)
+    arriving_seconds = ARRIVING_SECONDS + _SWEEPS * settings.dispatch.orphan_seconds
+    orphans = {key for key in unknown if spool.is_older(key, arriving_seconds)}
     parts = {
         "with a row": len(present & known),
         "missing": len(known - present),
         "without a row": len(orphans),
-        "arriving": len(present - known - orphans - left_over),
+        "arriving": len(unknown - orphans),
         "purged": _count(session, Instance, Instance.purged_at.is_not(None)),
     }
     return Line("spool files", len(present & known) + len(orphans), len(known), parts)
 
 
+def _let_go(database: Database, keys: set[str]) -> set[str]:
+    """Return which files no row has any more: purged or replaced since the ledger's view began."""
+    if not keys:
+        return keys
+    still: set[str] = set()
+    with database.read() as session:
+        for block in _blocks(keys):
+            of_block = Instance.storage_key.in_(block)
+            query = select(Instance.storage_key).where(of_block, Instance.purged_at.is_(None))
+            still |= set(session.scalars(query))
+    return keys - still
+
+
 def _purged_among(session: Session, keys: set[str]) -> set[str]:
     """Return which files are of purged rows; there are many of those, and few such files."""
     found: set[str] = set()
-    ordered = sorted(keys)
-    for start in range(0, len(ordered), _BLOCK):
-        of_block = Instance.storage_key.in_(ordered[start : start + _BLOCK])
+    for block in _blocks(keys):
+        of_block = Instance.storage_key.in_(block)
         query = select(Instance.storage_key).where(of_block, Instance.purged_at.is_not(None))
         found |= set(session.scalars(query))
     return found
+
+
+def _blocks(keys: set[str]) -> Iterator[list[str]]:
+    ordered = sorted(keys)
+    return (ordered[start : start + _BLOCK] for start in range(0, len(ordered), _BLOCK))
 
 
 def _segmentations(session: Session) -> Line:

@@ -1,7 +1,7 @@
 """Who is at the other end of an association, and events about it that belong to no other act."""
 
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pynetdicom.association import Association
 
@@ -27,7 +27,7 @@ def peer_of(assoc: Association) -> Peer:
     )
 
 
-def audit(database: Database, action: AuditAction, outcome: str, **values: object) -> None:
+def audit(database: Database, action: AuditAction, outcome: str, **values: Any) -> None:  # noqa: ANN401  columns of AuditEvent
     """Write one event in a transaction of its own; that it cannot be written is logged."""
     try:
         with database.write() as session:

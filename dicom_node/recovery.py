@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from sqlalchemy import select
+from sqlalchemy.exc import DataError, IntegrityError
 
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, NotUnderstoodError
 from dicom_node.header import read_identity
 from dicom_node.intake import drop_if_extra, record_instance
 from dicom_node.receive import data_set_offset
@@ -103,20 +105,50 @@ def _recent_keys(root: Path, since: float, older_than_seconds: float) -> Iterato
 
 
 def _recover(database: Database, settings: Settings, spool: Spool, key: str) -> bool:
+    """Record one file; one that cannot be is told of, and holds up no other."""
+    spooled = _readable(spool, key)
+    if spooled is None:
+        return False
+    try:
+        outcome = record_instance(database, settings, spooled, AuditAction.INSTANCE_RECOVERED)
+    except (DataError, IntegrityError) as error:  # the file's fault, not that of a database away
+        log.error("spool file %s cannot be recorded: %s", key, type(error).__name__)  # noqa: TRY400  parameters stay out
+        return False
+    log.warning("spool file %s had no row: %s", key, outcome.value)
+    drop_if_extra(database, spool, key, outcome)
+    return True
+
+
+def _readable(spool: Spool, key: str) -> SpooledInstance | None:
+    """Return what a file holds, durable by now; None when it is cut off or cannot be read."""
     path = spool.path(key)
     try:
         if digest_in(key) not in {None, sha256_of(path, data_set_offset(path))}:
             log.warning("spool file %s is cut off, its sender had no answer: set aside", key)
             spool.set_aside(key)
-            return False
-        spooled = spooled_file(path, key)
-    except (OSError, NodeError):
-        log.exception("spool file %s has no row and cannot be read", key)
-        return False
-    outcome = record_instance(database, settings, spooled, AuditAction.INSTANCE_RECOVERED)
-    log.warning("spool file %s had no row: %s", key, outcome.value)
-    drop_if_extra(database, spool, key, outcome)
-    return True
+            return None
+        spool.sync(key)
+        return spooled_file(path, key)
+    except (OSError, NodeError) as error:
+        log.error("spool file %s has no row and cannot be read: %s", key, error)  # noqa: TRY400  expected, no traceback
+        return None
+
+
+def _meta(path: Path) -> tuple[Dataset, StoreRequest]:
+    """Return the file meta information, and what was announced. Raises as `spooled_file`."""
+    try:
+        meta = read_file_meta_info(path)
+        request = StoreRequest(
+            sop_class_uid=str(meta.MediaStorageSOPClassUID),
+            sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+            transfer_syntax_uid=str(meta.TransferSyntaxUID),
+        )
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  any file may lie there, and raise anything
+        msg = f"it has no readable file meta information ({type(error).__name__})"
+        raise NotUnderstoodError(msg) from None  # the text may quote the file
+    return meta, request
 
 
 def spooled_file(path: Path, key: str) -> SpooledInstance:
@@ -124,12 +156,7 @@ def spooled_file(path: Path, key: str) -> SpooledInstance:
 
     Raises OSError when the file cannot be read, NodeError when it cannot be understood.
     """
-    meta = read_file_meta_info(path)
-    request = StoreRequest(
-        sop_class_uid=str(meta.MediaStorageSOPClassUID),
-        sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
-        transfer_syntax_uid=str(meta.TransferSyntaxUID),
-    )
+    meta, request = _meta(path)
     offset = data_set_offset(path)
     return SpooledInstance(
         storage_key=key,

@@ -94,6 +94,13 @@ class Spool:
             raise
         return key
 
+    def sync(self, key: str) -> None:
+        """Make a file durable whose listener may have died before it did. Raises OSError."""
+        path = self.path(key)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        fsync_directory(path.parent)
+
     def path(self, key: str) -> Path:
         """Return where the bytes of `key` are."""
         return self.root / key
@@ -107,12 +114,21 @@ class Spool:
         self.path(key).rename(self.incoming / f"{key.rsplit('/', 1)[-1]}.part")
 
     def keys(self, older_than_seconds: float = 0.0) -> Iterator[str]:
-        """Yield the key of every complete file that is at least that old."""
-        limit = time.time() - older_than_seconds
+        """Yield the key of every complete file that is at least that old; without an age, of all.
+
+        All are also those that the clock, put back since, dates into the future.
+        """
         for shard in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
             for entry in os.scandir(shard):
-                if entry.name.endswith(".dcm") and _modified(Path(entry.path)) <= limit:
-                    yield f"{shard.name}/{entry.name}"
+                key = f"{shard.name}/{entry.name}"
+                if entry.name.endswith(".dcm") and (
+                    not older_than_seconds or self.is_older(key, older_than_seconds)
+                ):
+                    yield key
+
+    def is_older(self, key: str, seconds: float) -> bool:
+        """Say whether the file of `key` is at least that old; one that is gone is not."""
+        return _modified(self.path(key)) <= time.time() - seconds
 
     def sweep_incoming(self, older_than_seconds: float) -> int:
         """Remove unfinished files that a killed listener left; return how many.

@@ -5,12 +5,14 @@ redacted by law without touching the event.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Index, Integer, String
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, Timestamp, enum_column, utc_now
+
+_PEER_LENGTH: Final = 64
 
 
 class AuditAction(StrEnum):
@@ -67,7 +69,7 @@ class AuditEvent(Base):
     outcome: Mapped[str] = mapped_column(String(40))
     calling_aet: Mapped[str | None] = mapped_column(String(16))
     called_aet: Mapped[str | None] = mapped_column(String(16))
-    peer: Mapped[str | None] = mapped_column(String(64))
+    peer: Mapped[str | None] = mapped_column(String(_PEER_LENGTH))
     study_instance_uid: Mapped[str | None] = mapped_column(String(64))
     sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[int | None]
@@ -75,6 +77,18 @@ class AuditEvent(Base):
     patient: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
 
-def record(session: Session, action: AuditAction, outcome: str, **values: object) -> None:
-    """Append one event in the caller's transaction: it stands exactly when the act stands."""
-    session.add(AuditEvent(action=action, outcome=outcome, **values))
+def record(
+    session: Session,
+    action: AuditAction,
+    outcome: str,
+    *,
+    peer: str | None = None,
+    **values: object,
+) -> None:
+    """Append one event in the caller's transaction: it stands exactly when the act stands.
+
+    `peer` is cut to its column: a host name may have 253 characters, and PostgreSQL refuses more
+    than the column has, the act with it.
+    """
+    cut = peer[:_PEER_LENGTH] if peer else peer
+    session.add(AuditEvent(action=action, outcome=outcome, peer=cut, **values))

@@ -63,7 +63,8 @@ class CommitmentOrder(Base):
     """One question of a sender to us, and how far its answer is.
 
     `instances` are pairs of SOP Class UID and SOP Instance UID. `is_duplicate` says that its
-    Transaction UID was in use for another question of the same sender.
+    Transaction UID was in use for another question of the same sender. Kept as long as ours, after
+    its answer.
     """
 
     __tablename__ = "commitment_order"

@@ -29,6 +29,8 @@ def _network(value: object) -> IPv4Network | IPv6Network:
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+DestinationName = Annotated[str, Field(min_length=1, max_length=64)]  # as the column
+HostName = Annotated[str, Field(min_length=1, max_length=255)]  # the same
 Captures = Literal["never", "fallback", "always"]
 Wanted = Literal["never", "always"]
 PurgeableState = Literal["analysed", "not_analysed", "failed", "withdrawn", "superseded"]

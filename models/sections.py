@@ -7,8 +7,18 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.fields import AETitle, Captures, Network, Port, PurgeableState, Section, Wanted
-from models.web_address import filled_from_url, name_of_url
+from models.fields import (
+    AETitle,
+    Captures,
+    DestinationName,
+    HostName,
+    Network,
+    Port,
+    PurgeableState,
+    Section,
+    Wanted,
+)
+from models.web_address import filled_from_url, short_name
 
 DEFAULT_MAX_PDU: Final = 1 << 20  # PS3.8 D.1: bytes of one PDU that a side is ready to receive
 
@@ -94,9 +104,9 @@ class DicomSettings(Section):
 class DestinationSettings(Section):
     """One receiver of results."""
 
-    name: str
+    name: DestinationName
     ae_title: AETitle
-    host: str
+    host: HostName
     port: Annotated[int, Field(ge=1, le=65535)]
     segmentations: Wanted = "always"  # "never": for a viewer that cannot bear a SEG
     # The Secondary Capture: beside each SEG, or in its place where the receiver takes no SEG.
@@ -140,16 +150,16 @@ class DestinationSettings(Section):
         Raises ValueError with the wanted form.
         """
         if "://" in text:
-            return cls.model_validate({"name": name_of_url(text), "url": text})
+            return cls.model_validate({"name": short_name(text), "url": text})
         ae_title, at, address = text.partition("@")
         host, colon, port = address.rpartition(":")
-        if not (at and colon and host and port.isdigit()):
+        if not (at and colon and host and port.isascii() and port.isdigit()):
             msg = (
                 f"{text!r} is not a destination: write AET@HOST:PORT, e.g. ORTHANC@10.0.0.5:4242, "
                 "or the URL of a DICOM Web server"
             )
             raise ValueError(msg)
-        return cls(name=text, ae_title=ae_title, host=host.strip("[]"), port=int(port))
+        return cls(name=short_name(text), ae_title=ae_title, host=host.strip("[]"), port=int(port))
 
 
 class DispatchSettings(Section):

@@ -65,8 +65,8 @@ def filled_from_url(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**said, **values}
 
 
-def name_of_url(url: str) -> str:
-    """Return a name for a destination that has none: the URL, cut where it is too long."""
-    if len(url) <= _NAME_MAX:
-        return url
-    return f"{url[: _NAME_MAX - 9]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+def short_name(address: str) -> str:
+    """Return a name for a destination that has none: its address, cut where it is too long."""
+    if len(address) <= _NAME_MAX:
+        return address
+    return f"{address[: _NAME_MAX - 9]}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"

@@ -48,7 +48,7 @@ class Sample:
     """What the rows say at one moment about the jobs that this worker may take.
 
     `finished_at` is that of the last job that this host ended. `mark` changes with every job that
-    is claimed, ended or given back here, however short it was.
+    is ended here, or given back, however short it was; what other hosts end is no sign of life.
     """
 
     waiting: bool = False
@@ -109,15 +109,12 @@ def sample_rows(session: Session, settings: Settings, host: str) -> Sample:
     if session.scalar(waiting.limit(1)) is None:
         return Sample()
     finished_at = session.scalar(select(func.max(Job.finished_at)).where(here))
-    active = Job.state.in_((JobState.PENDING, JobState.LEASED))
-    attempts = session.scalar(select(func.sum(Job.attempts)).where(active))
     given_back = session.scalar(
         select(func.max(Job.not_before)).where(
             Job.state == JobState.PENDING, Job.error.is_not(None)
         )
     )
-    mark = (finished_at, attempts, given_back)
-    return Sample(waiting=True, finished_at=finished_at, mark=mark)
+    return Sample(waiting=True, finished_at=finished_at, mark=(finished_at, given_back))
 
 
 def _served(settings: Settings) -> ColumnElement[bool]:

@@ -54,6 +54,7 @@ HELP: Final = {
     "oldest_published_job_seconds": "Time for which the oldest message has waited in the queue",
     "oldest_due_delivery_seconds": "Age of the oldest delivery that did not end, by destination",
     "expired_leases": "Jobs whose worker let its lease expire, not yet taken back",
+    "spool_up": "1 when the folder of the spool can be read",
     "spool_free_bytes": "Free bytes on the disk of the spool",
     "spool_floor_bytes": "Free bytes below which nothing is received",
 }
@@ -80,21 +81,33 @@ class NodeCollector(Collector):
     _costly: Costly | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric that can be known now; without a database those of the disk."""
+        """Yield every metric that can be known now: without database or disk those of the other."""
         yield from self._spool()
         try:
-            found = [*self._live(), *self._costly_metrics()]
+            live = list(self._live())
         except SQLAlchemyError as error:
             log.warning("metrics without the database: %s", type(error).__name__)
             yield _gauge("database_up", [((), 0)])
             yield _gauge("schema_ok", [((), 0)])
             return
         yield _gauge("database_up", [((), 1)])
-        yield from found
+        yield from live
+        try:
+            costly = list(self._costly_metrics())
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("metrics without the ledger: %s", type(error).__name__)
+            return
+        yield from costly
 
     def _spool(self) -> Iterator[Metric]:
-        spool = Spool(self.settings.spool_dir, self.settings.dicom.min_free_bytes)
-        yield _gauge("spool_free_bytes", [((), spool.free_bytes())])
+        try:
+            spool = Spool(self.settings.spool_dir, self.settings.dicom.min_free_bytes)
+            free = spool.free_bytes()
+        except OSError:
+            yield _gauge("spool_up", [((), 0)])
+            return
+        yield _gauge("spool_up", [((), 1)])
+        yield _gauge("spool_free_bytes", [((), free)])
         yield _gauge("spool_floor_bytes", [((), spool.min_free_bytes)])
 
     def _live(self) -> Iterator[Metric]:

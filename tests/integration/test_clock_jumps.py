@@ -96,6 +96,18 @@ def test_what_lies_further_ahead_than_any_pause_is_brought_back(
     assert mend_due_times(database, settings) == 0
 
 
+def test_an_answer_to_a_sender_may_be_claimed_for_as_long_as_the_lease(
+    database: Database, settings: Settings
+) -> None:
+    """Brought back, it would be sent a second time beside the first."""
+    delivery = settings.delivery.model_copy(update={"lease_seconds": 7200.0})
+    patient = settings.model_copy(update={"delivery": delivery})
+    _rows(database)
+    claimed = utc_now() + timedelta(seconds=delivery.lease_seconds + delivery.timeout_seconds)
+    _put(database, CommitmentOrder, next_attempt_at=claimed)
+    assert mend_due_times(database, patient) == 0
+
+
 def test_an_honest_pause_is_kept(database: Database, settings: Settings) -> None:
     _rows(database)
     soon = utc_now() + timedelta(seconds=85)  # 60 s and the jitter of the back-off

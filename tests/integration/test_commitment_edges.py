@@ -1,5 +1,6 @@
 """Storage Commitment over TLS, with a clock that jumps, and with old questions forgotten."""
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from commitments import (
     CommitmentPacs,
     on_a_new_association,
     on_the_same_association,
+    orders,
     report_on,
 )
 from rows import count, open_database
@@ -25,10 +27,10 @@ from dicom_node.ledger import compute
 from dicom_node.listener import Listener
 from dicom_node.tls import client_context, server_context
 from models.base import utc_now
-from models.commitment import CommitmentItem, CommitmentRequest
+from models.commitment import CommitmentItem, CommitmentOrder, CommitmentRequest
 from models.delivery import Delivery
 from models.sections import DeliverySettings
-from models.states import CommitmentState
+from models.states import CommitmentState, EventReportState
 
 DAY = timedelta(days=1)
 
@@ -120,5 +122,35 @@ def test_questions_are_forgotten_when_their_time_is_over(bench: CommitmentBench)
 def test_nothing_is_forgotten_where_the_setting_says_so(bench: CommitmentBench) -> None:
     kept = bench.settings.delivery.model_copy(update={"commitment_keep_days": 0.0})
     settings = bench.settings.model_copy(update={"delivery": kept})
-    assert "forget-commitments" not in delivery._steps(settings, bench.database)
-    assert "forget-commitments" in delivery._steps(bench.settings, bench.database)
+    stop = threading.Event()
+    assert "forget-commitments" not in delivery._steps(settings, bench.database, stop)
+    assert "forget-commitments" in delivery._steps(bench.settings, bench.database, stop)
+
+
+def test_what_senders_asked_is_forgotten_once_it_was_answered(bench: CommitmentBench) -> None:
+    """A question may name 10000 instances: a modality that asks daily would fill the disk."""
+    long_ago, now = utc_now() - 31 * DAY, utc_now()
+    rows = [  # state, asked, answered
+        (EventReportState.ACCEPTED, long_ago, long_ago),
+        (EventReportState.DEAD, long_ago, None),
+        (EventReportState.DUE, long_ago, None),
+        (EventReportState.ACCEPTED, long_ago, now),  # asked again yesterday
+        (EventReportState.ACCEPTED, now, now),
+    ]
+    with bench.database.write() as session:
+        session.add_all(
+            CommitmentOrder(
+                transaction_uid=f"2.25.{number}",
+                calling_aet="CT",
+                instances=[["1.2", "1.3"]],
+                state=state,
+                asked_at=asked,
+                reported_at=answered,
+            )
+            for number, (state, asked, answered) in enumerate(rows)
+        )
+    forgetter = Forgetter(DeliverySettings(), bench.database)
+    while forgetter.step():
+        pass
+    kept = [order.transaction_uid for order in orders(bench.database)]
+    assert sorted(kept) == ["2.25.2", "2.25.3", "2.25.4"]

@@ -287,6 +287,24 @@ def test_without_a_broker_the_rest_goes_on(database_url: str, tmp_path: Path) ->
         assert states["1.2.840.1"] is StudyState.CLOSED
 
 
+@pytest.mark.parametrize("parts", [["read_key_objects"], ["read_key_objects", "decide_updates"]])
+def test_a_part_that_fails_holds_up_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, parts: list[str]
+) -> None:
+    """A damaged note of one sender must not stop the studies of all."""
+
+    def fail(*_: object) -> int:
+        msg = "poison"
+        raise ValueError(msg)
+
+    for part in parts:
+        monkeypatch.setattr(dispatch, part, fail)
+    add_instance(bench.database, state=InstanceState.NOT_ANALYSED)
+    with pytest.raises((ValueError, ExceptionGroup)):
+        bench.dispatcher.step()
+    assert bench.study.state is StudyState.CLOSED
+
+
 @pytest.mark.parametrize("end", [JobState.DEAD, JobState.FAILED])
 def test_a_report_that_cannot_be_made_does_not_hold_the_segmentations(
     bench: Bench, end: JobState

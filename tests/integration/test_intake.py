@@ -8,7 +8,7 @@ import pytest
 from builders import DX_FOR_PROCESSING, chest_dataset
 from rows import add_analysis, add_instance, count, instances, outcomes
 from senders import store
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from dicom_node.intake import drop_if_extra
 from dicom_node.ledger import compute
@@ -16,11 +16,11 @@ from dicom_node.recovery import recover_orphans
 from dicom_node.spool import Spool
 from models.audit import AuditAction
 from models.identity import MANUFACTURER, NODE_MODEL_NAME
-from models.imaging import Study
+from models.imaging import Instance, Study
 from models.job import Job
 from models.log import set_up_logging
 from models.result import Artifact
-from models.states import InstanceState, StoreOutcome, StudyState
+from models.states import InstanceState, JobState, StoreOutcome, StudyState
 
 Listen = Callable[..., "RunningListener"]  # noqa: F821  a fixture of conftest.py
 
@@ -189,3 +189,37 @@ def test_a_late_image_opens_the_study_again(listen: Listen) -> None:
     assert store(node.port, late) == 0x0000
     with node.database.read() as session:
         assert session.scalars(select(Study.state)).all() == [StudyState.OPEN]
+
+
+@pytest.mark.parametrize("reason", ["model_unavailable", "purged"])
+def test_an_image_that_failed_for_want_of_something_is_analysed_when_it_comes_again(
+    listen: Listen, reason: str
+) -> None:
+    """As the manual says: install the model, then send the image again."""
+    node = listen()
+    ds = chest_dataset(PatientID="P1")
+    assert store(node.port, ds) == 0x0000
+    with node.database.write() as session:
+        session.execute(update(Instance).values(state=InstanceState.FAILED, reason=reason))
+        session.execute(update(Job).values(state=JobState.DEAD, attempts=3, error=reason))
+        session.execute(update(Study).values(state=StudyState.CLOSED))
+    assert store(node.port, ds) == 0x0000
+    (instance,) = instances(node.database)
+    assert (instance.state, instance.reason) == (InstanceState.QUEUED, None)
+    with node.database.read() as session:
+        job, study = session.scalars(select(Job)).one(), session.scalars(select(Study)).one()
+    assert (job.state, job.attempts, study.state) == (JobState.PENDING, 0, StudyState.OPEN)
+    assert all(line.balanced for line in compute(node.database, node.settings))
+
+
+def test_an_image_that_broke_its_worker_is_not_tried_again_because_it_is_sent_again(
+    listen: Listen,
+) -> None:
+    node = listen()
+    ds = chest_dataset(PatientID="P1")
+    assert store(node.port, ds) == 0x0000
+    with node.database.write() as session:
+        session.execute(update(Instance).values(state=InstanceState.FAILED, reason="worker_lost"))
+        session.execute(update(Job).values(state=JobState.DEAD))
+    assert store(node.port, ds) == 0x0000
+    assert [row.state for row in instances(node.database)] == [InstanceState.FAILED]

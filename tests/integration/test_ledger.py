@@ -1,5 +1,7 @@
 """Each line of the ledger balances on a sound node and fails when what it watches is broken."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,12 +17,15 @@ from rows import (
     open_database,
     random_uid,
 )
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from dicom_node.ledger import Line, compute
+from dicom_node.spool import Spool
 from models.audit import AuditAction, record
+from models.base import utc_now
 from models.delivery import Delivery, Destination
 from models.files import atomic_write
+from models.imaging import Instance
 from models.session import Database
 from models.settings import Settings, load_settings
 from models.states import InstanceState, StoreOutcome
@@ -99,6 +104,16 @@ def _lose_report(node: Node) -> None:
     (node.settings.artifact_dir / "00/sr.dcm").unlink()
 
 
+def _damage_report(node: Node) -> None:
+    """A worn-out disk: zeros in the middle of the file, of every length."""
+    path = node.settings.artifact_dir / "00/sr.dcm"
+    sound = path.read_bytes()
+    for start in range(132, 1000, 31):
+        path.write_bytes(sound[:start] + bytes(64) + sound[start + 64 :])
+        node.lines()
+    path.write_bytes(sound[:700])
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
@@ -119,6 +134,7 @@ def _lose_report(node: Node) -> None:
         ),
         ("images named in the SRs", _empty_report),
         ("images named in the SRs", _lose_report),
+        ("images named in the SRs", _damage_report),
         ("images named in the SRs", lambda node: node.sql("DELETE FROM reported_analysis")),
         ("deliveries planned in the audit", lambda node: node.sql("DELETE FROM delivery")),
     ],
@@ -128,3 +144,52 @@ def test_what_is_broken_shows_in_its_line(
 ) -> None:
     fault(node)
     assert not node.lines()[line].balanced
+
+
+def _orphan(node: Node, seconds_old: float) -> Path:
+    path = node.settings.spool_dir / "00/orphan.dcm"
+    atomic_write(path, b"")
+    past = time.time() - seconds_old
+    os.utime(path, (past, past))
+    return path
+
+
+def test_what_a_dead_listener_left_is_no_alarm_before_the_sweep_had_its_time(node: Node) -> None:
+    """A file may have missed one sweep by a second and waits for the next."""
+    sweep = node.settings.dispatch.orphan_seconds
+    _orphan(node, 2 * sweep)
+    line = node.lines()["spool files"]
+    assert (line.balanced, line.parts["arriving"], line.parts["without a row"]) == (True, 1, 0)
+    _orphan(node, 2 * sweep + 90)
+    line = node.lines()["spool files"]
+    assert (line.balanced, line.parts["arriving"], line.parts["without a row"]) == (False, 0, 1)
+
+
+def test_a_clock_that_was_put_back_makes_no_file_missing(node: Node) -> None:
+    """Files of the last hour then have a time that is yet to come."""
+    soon = time.time() + 3600
+    for name in ("analysed", "waiting"):
+        os.utime(node.settings.spool_dir / f"00/{name}.dcm", (soon, soon))
+    line = node.lines()["spool files"]
+    assert (line.balanced, line.parts["missing"]) == (True, 0)
+
+
+def test_what_retention_purges_meanwhile_is_not_missing(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row was read before, the folder after."""
+    listed = Spool.keys
+
+    def purge_and_list(spool: Spool, older_than_seconds: float = 0.0) -> Iterator[str]:
+        with node.database.write() as session:
+            session.execute(
+                update(Instance)
+                .where(Instance.storage_key == "00/analysed.dcm")
+                .values(purged_at=utc_now())
+            )
+        spool.delete("00/analysed.dcm")
+        return listed(spool, older_than_seconds)
+
+    monkeypatch.setattr(Spool, "keys", purge_and_list)
+    line = node.lines()["spool files"]
+    assert (line.balanced, line.parts["missing"]) == (True, 0)

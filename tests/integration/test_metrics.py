@@ -130,6 +130,17 @@ def test_without_a_database_the_page_says_so(settings: Settings, tmp_path: Path)
     assert found["spool_free_bytes", ()] > 0
 
 
+def test_without_the_spool_the_page_says_so(settings: Settings, database: Database) -> None:
+    """A disk that cannot be read any more must not take the page with it."""
+    settings.data_dir.mkdir(parents=True)
+    settings.spool_dir.write_text("no folder")
+    found = _scrape(settings, database)
+    assert found["spool_up", ()] == 0
+    assert found["database_up", ()] == 1
+    assert found["oldest_pending_job_seconds", ()] == 0
+    assert ("missing_files", ()) not in found
+
+
 def test_another_schema_shows(settings: Settings, database: Database) -> None:
     with database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0001'"))

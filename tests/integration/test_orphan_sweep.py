@@ -4,10 +4,12 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import chest_dataset, write_part10
 from rows import add_instance, count, open_database, random_uid
+from sqlalchemy.exc import DataError, OperationalError
 
 from dicom_node import recovery
 from dicom_node.recovery import OrphanSweep
@@ -15,6 +17,7 @@ from dicom_node.spool import Spool
 from models.imaging import Instance
 from models.session import Database
 from models.settings import Settings, load_settings
+from models.states import StoreOutcome
 
 AGE = 1.0
 
@@ -130,3 +133,61 @@ def test_many_known_files_are_asked_for_in_blocks(
         add_instance(database, storage_key=f"00/{path.name}", sop_instance_uid=path.stem)
     _orphan(settings)
     assert sweep.run() == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no DICOM at all",
+        bytes(128) + b"DICM",
+        bytes(128) + b"DICM" + b"\x02\x00\x00\x00UL\x04\x00\xff\xff\xff\xff",
+        bytes(128) + b"DICM" + os.urandom(3000),
+    ],
+)
+def test_a_file_that_nobody_can_read_holds_up_no_other(
+    settings: Settings, database: Database, sweep: OrphanSweep, content: bytes
+) -> None:
+    """As a power cut left it under a name of a former release, or a person who copied it there."""
+    _orphan(settings).write_bytes(content)
+    past = time.time() - 2 * AGE
+    for path in settings.spool_dir.glob("00/*.dcm"):
+        os.utime(path, (past, past))
+    _orphan(settings, "ff")
+    assert sweep.run() == 1
+    assert count(database, Instance) == 1
+    assert len(list(settings.spool_dir.glob("00/*.dcm"))) == 1
+
+
+def test_a_file_that_the_database_refuses_holds_up_no_other(
+    settings: Settings, sweep: OrphanSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = _orphan(settings, "00")
+    _orphan(settings, "ff")
+    real = recovery.record_instance
+
+    def record(*arguments: Any) -> StoreOutcome:
+        if arguments[2].path == refused:
+            raise DataError(None, {}, ValueError("value too long"))
+        return real(*arguments)
+
+    monkeypatch.setattr(recovery, "record_instance", record)
+    assert sweep.run() == 1
+    assert refused.exists()
+
+
+def test_without_a_database_the_sweep_ends(
+    settings: Settings, sweep: OrphanSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _orphan(settings, "00")
+    _orphan(settings, "ff")
+    asked = []
+
+    def record(*arguments: Any) -> StoreOutcome:
+        asked.append(arguments)
+        raise OperationalError(None, {}, ConnectionError("gone"))
+
+    monkeypatch.setattr(recovery, "record_instance", record)
+    with pytest.raises(OperationalError):
+        sweep.run()
+    assert len(asked) == 1

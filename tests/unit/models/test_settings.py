@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.analysis_sections import AnalysisSettings, ShadowSettings
+from models.sections import DestinationSettings
 from models.settings import load_settings
 
 RULES = [
@@ -73,3 +74,21 @@ def test_zones_change_the_hash_of_a_result_only_where_they_are_graded() -> None:
     assert zoned.configuration_hash() != plain
     other = zoned.model_copy(update={"zone_bounds_percent": (2.0, 3.0, 4.0)})
     assert other.configuration_hash() != zoned.configuration_hash()
+
+
+def test_a_receiver_with_a_long_host_name_has_a_name_that_the_column_takes() -> None:
+    """PostgreSQL refuses what is longer, and the node would not start."""
+    host = "internal-dicom-load-balancer-of-the-radiology.eu-central-1.example"
+    first, second = (DestinationSettings.parse(f"PACS@{host}:{port}") for port in (104, 105))
+    assert len(first.name) == len(second.name) == 64
+    assert first.name != second.name
+    assert first.host == host
+    assert DestinationSettings.parse("PACS@pacs.example:104").name == "PACS@pacs.example:104"
+
+
+@pytest.mark.parametrize("values", [{"name": ""}, {"name": "n" * 65}, {"host": "h" * 256}])
+def test_a_receiver_that_does_not_fit_into_its_row_is_refused(values: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r"should have at"):
+        DestinationSettings.model_validate(
+            {"name": "pacs", "ae_title": "PACS", "host": "pacs", "port": 104} | values
+        )
