@@ -24,9 +24,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.kept_header import keep_header
 from dicom_node.purgeable import OBJECTS, images, results, unchecked_images, uncompared_images
+from dicom_node.purged_files import SWEEP_SECONDS, delete_file, sweep_purged
 from models.audit import AuditAction, record
 from models.base import utc_now
-from models.files import HEADERS, make_directory
+from models.files import make_directory
 from models.imaging import Instance, Study
 from models.job import SHADOW, Job
 from models.result import Artifact
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 _PORTION: Final = 20  # purged in one step: the dispatcher has other things to do
 _COMPARING: Final = 200  # images that wait for a worker at once
 _SKIPPED: Final = 1000  # with so many bad files at once somebody has to look
-_SWEEP_SECONDS: Final = 3600.0
-_BLOCK: Final = 500
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,18 @@ class Retention:
         }
 
     def step(self) -> int:
-        """Purge one portion when it is time to look; return how many objects it were."""
+        """Purge one portion when it is time to look; return how many objects it were.
+
+        A folder or lock that cannot be used is logged: nothing else is to wait for retention.
+        """
         if not self._wanted.is_on or time.monotonic() < self._next_look:
             return 0
-        with locked(self._settings) as is_ours:
-            purged = self._portion() if is_ours else []
+        purged: list[Purge] = []
+        try:
+            with locked(self._settings) as is_ours:
+                purged = self._portion() if is_ours else []
+        except OSError as error:
+            log.error("retention cannot work: %s", error)  # noqa: TRY400  it names the file
         if not purged:
             self._next_look = time.monotonic() + self._wanted.interval_seconds
             for ids in self._skipped.values():
@@ -118,7 +124,7 @@ class Retention:
     def _portion(self) -> list[Purge]:
         if time.monotonic() >= self._next_sweep:
             sweep_purged(self._database, self._settings)
-            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
+            self._next_sweep = time.monotonic() + SWEEP_SECONDS
         purged = self._by_age() or self._by_floor()
         self._have_compared()
         return purged or self._results()
@@ -166,7 +172,7 @@ class Retention:
             purge = _image(session.get_one(Instance, row.id), cause)
             if not self._mark(session, row, purge, still.with_only_columns(Instance.id)):
                 return None
-        _delete(root / row.storage_key)
+        delete_file(root / row.storage_key)
         return purge
 
     def _mark(
@@ -239,7 +245,7 @@ class Retention:
             purge = _result(session.get_one(Artifact, row.id))
             if not self._mark(session, row, purge, still.with_only_columns(Artifact.id)):
                 return None
-        _delete(root / row.storage_key)
+        delete_file(root / row.storage_key)
         return purge
 
 
@@ -309,69 +315,6 @@ def _lock(session: Session, study_instance_uid: str) -> None:
     """Hold the study: whoever makes its bytes needed again takes this lock too."""
     uid = Study.study_instance_uid == study_instance_uid
     session.scalars(select(Study).where(uid).with_for_update()).one()
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        log.error("%s stays until the next sweep: %s", path.name, error.strerror)  # noqa: TRY400  expected
-
-
-def sweep_purged(database: Database, settings: Settings) -> int:
-    """Delete files whose row says that they are purged, and kept headers of no such row.
-
-    Left by a process that was killed, by a disk that refused, or by bytes that came again.
-    Returns how many files it deleted.
-    """
-    removed = 0
-    for root, table in ((settings.spool_dir, Instance), (settings.artifact_dir, Artifact)):
-        for keys in _blocks(root):
-            removed += _sweep(database, table, root, keys, purged=True)
-        # A header is written before its row says purged: one of this hour may wait for that.
-        for keys in _blocks(root / HEADERS, older_than_seconds=_SWEEP_SECONDS):
-            removed += _sweep(database, table, root / HEADERS, keys, purged=False)
-    if removed:
-        log.info("%d files of purged objects deleted", removed)
-    return removed
-
-
-def _sweep(
-    database: Database,
-    table: type[Instance] | type[Artifact],
-    root: Path,
-    keys: list[str],
-    *,
-    purged: bool,
-) -> int:
-    with database.read() as session:
-        found = set(
-            session.scalars(
-                select(table.storage_key).where(
-                    table.storage_key.in_(keys), table.purged_at.is_not(None)
-                )
-            )
-        )
-    gone = [key for key in keys if (key in found) is purged]
-    for key in gone:
-        _delete(root / key)
-    return len(gone)
-
-
-def _blocks(root: Path, older_than_seconds: float = 0.0) -> Iterator[list[str]]:
-    """Yield the storage keys of files of at least that age below a folder, some hundred at once."""
-    limit = time.time() - older_than_seconds
-    keys: list[str] = []
-    for shard in sorted(root.glob("[0-9a-f][0-9a-f]")):
-        for entry in os.scandir(shard):
-            if older_than_seconds and entry.stat().st_mtime > limit:
-                continue
-            keys.append(f"{shard.name}/{entry.name}")
-            if len(keys) == _BLOCK:
-                yield keys
-                keys = []
-    if keys:
-        yield keys
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from sqlalchemy import update
 
 from dicom_node import retention
 from dicom_node.ledger import compute
+from dicom_node.purged_files import sweep_purged
 from dicom_node.queue import JobQueue
-from dicom_node.retention import Retention, locked, sweep_purged
+from dicom_node.retention import Retention, locked
 from models.audit import AuditAction
 from models.base import utc_now
 from models.delivery import Delivery

@@ -1,0 +1,65 @@
+"""Retention in trouble holds up nothing else, and never stops for good because of a few files."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+
+import pytest
+from rejection_bench import Bench, image
+from sqlalchemy import update
+
+from dicom_node.queue import JobQueue
+from models.base import utc_now
+from models.imaging import Instance, Study
+from models.settings import load_settings
+from models.states import JobKind
+from worker.sandbox import Sandbox
+
+Listen = Callable[..., "RunningListener"]  # noqa: F821  a fixture of conftest.py
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """The decoding child, started once."""
+    with Sandbox(load_settings()) as child:
+        yield child
+
+
+@pytest.fixture
+def node(
+    listen: Listen, redis_server: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    """A node without receivers, whose images go after thirty days."""
+    monkeypatch.setenv("DICOM_NODE_DISPATCH__SETTLE_SECONDS", "0")
+    with ExitStack() as stack:
+        running = listen(sections={"retention": {"images_days": 30}})
+        queue = JobQueue(redis_server)
+        stack.callback(queue.close)
+        yield Bench(running.port, running.database, running.settings, queue, sandbox)
+
+
+def _old(it: Bench, *numbers: int) -> None:
+    """Have images that came a month ago, and their study with them."""
+    it.send(*(image(number) for number in numbers))
+    it.run()
+    then = utc_now() - timedelta(days=31)
+    with it.database.write() as session:
+        session.execute(update(Instance).values(received_at=then))
+        session.execute(update(Study).values(last_received_at=then))
+
+
+def test_jobs_are_published_also_when_retention_cannot_work(
+    node: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = node.settings.data_dir / "retention.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # as one that belongs to another user: it cannot be opened
+    node.send(image(1))
+    node.dispatcher._retention._next_look = 0.0
+    node.dispatcher.step()
+    (job,) = node.jobs(JobKind.ANALYSE)
+    assert job.published_at is not None
+    assert "retention" in caplog.text
+    caplog.clear()
+    node.dispatcher.step()
+    assert caplog.text == ""  # it is tried again after its pause, not at once
