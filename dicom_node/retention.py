@@ -85,6 +85,8 @@ class Retention:
             log.error("retention cannot work: %s", error)  # noqa: TRY400  it names the file
         if not purged:
             self._next_look = time.monotonic() + self._wanted.interval_seconds
+            if (number := len(self._skipped[Instance])) > _SKIPPED:
+                log.error("%d images cannot be purged, no more are tried: scrub the spool", number)
             for ids in self._skipped.values():
                 ids.clear()
         return len(purged)
@@ -155,11 +157,14 @@ class Retention:
 
     def _next(self, before: datetime | None) -> list[Instance]:
         """Return the next candidates but for those that were skipped; none after too many."""
+        return self._but_for_skipped(images(self._settings, before).limit(_PORTION))
+
+    def _but_for_skipped(self, query: Select[Any]) -> list[Instance]:
         if len(self._skipped[Instance]) > _SKIPPED:
             return []
-        query = images(self._settings, before).where(Instance.id.not_in(self._skipped[Instance]))
+        query = query.where(Instance.id.not_in(self._skipped[Instance]))
         with self._database.read() as session:
-            return list(session.scalars(query.limit(_PORTION)))
+            return list(session.scalars(query))
 
     def _purge(self, row: Instance, before: datetime | None, cause: str) -> Purge | None:
         """Keep the header, say in the row that the bytes are gone, delete them: in that order."""
@@ -214,15 +219,24 @@ class Retention:
         before = _before(self._wanted.images_days)
         if before is None and self._below_floor() <= 0:
             return
+        while (room := _COMPARING - self.waiting()) > 0 and (rows := self._uncompared(before)):
+            # A lost file no worker can read: the ledger and a scrub say so.
+            here = [row for row in rows if (self._settings.spool_dir / row.storage_key).exists()]
+            self._skipped[Instance] |= {row.id for row in rows} - {row.id for row in here}
+            if here:
+                self._ask(here[:room])
+                return
+
+    def _uncompared(self, before: datetime | None) -> list[Instance]:
+        """Return the next that wait to be compared, but for those whose file is lost."""
+        query = uncompared_images(self._settings, before).limit(_COMPARING)
+        return self._but_for_skipped(query)
+
+    def _ask(self, rows: list[Instance]) -> None:
         with self._database.write() as session:
-            room = _COMPARING - (session.scalar(_comparing()) or 0)
-            query = uncompared_images(self._settings, before).limit(max(room, 0))
-            for row in session.scalars(query).all():
-                if not (self._settings.spool_dir / row.storage_key).exists():
-                    continue  # lost: the ledger and a scrub say so; no worker can read it
-                revision = row.identity_revision
-                job = Job(kind=JobKind.COMPARE, instance_id=row.id, identity_revision=revision)
-                job.priority = SHADOW
+            for row in rows:
+                job = Job(kind=JobKind.COMPARE, instance_id=row.id, priority=SHADOW)
+                job.identity_revision = row.identity_revision
                 session.add(job)
 
     def _results(self) -> list[Purge]:

@@ -8,7 +8,9 @@ import pytest
 from rejection_bench import Bench, image
 from sqlalchemy import update
 
+from dicom_node import retention
 from dicom_node.queue import JobQueue
+from dicom_node.retention import Retention
 from models.base import utc_now
 from models.imaging import Instance, Study
 from models.settings import load_settings
@@ -63,3 +65,27 @@ def test_jobs_are_published_also_when_retention_cannot_work(
     caplog.clear()
     node.dispatcher.step()
     assert caplog.text == ""  # it is tried again after its pause, not at once
+
+
+def test_lost_files_do_not_keep_the_others_from_being_compared(
+    node: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_COMPARING", 2)
+    _old(node, 1, 2, 3)
+    for number in (1, 2):
+        (node.settings.spool_dir / node.instance(image(number)).storage_key).unlink()
+    list(Retention(node.settings, node.database).run())
+    node.compare()
+    assert len(list(Retention(node.settings, node.database).run())) == 1
+    assert node.instance(image(3)).purged_at is not None
+
+
+def test_retention_that_stops_because_of_many_bad_files_says_so(
+    node: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(retention, "_SKIPPED", 1)
+    _old(node, 1, 2, 3)
+    for number in (1, 2):
+        (node.settings.spool_dir / node.instance(image(number)).storage_key).unlink()
+    assert Retention(node.settings, node.database).step() == 0
+    assert "2 images cannot be purged" in caplog.text
