@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from rejection_bench import Bench, image
+from rows import instances
 from sqlalchemy import update
 
 from dicom_node import retention
@@ -13,8 +14,9 @@ from dicom_node.queue import JobQueue
 from dicom_node.retention import Retention
 from models.base import utc_now
 from models.imaging import Instance, Study
+from models.job import Job
 from models.settings import load_settings
-from models.states import JobKind
+from models.states import JobKind, JobState
 from worker.sandbox import Sandbox
 
 Listen = Callable[..., "RunningListener"]  # noqa: F821  a fixture of conftest.py
@@ -89,3 +91,17 @@ def test_retention_that_stops_because_of_many_bad_files_says_so(
         (node.settings.spool_dir / node.instance(image(number)).storage_key).unlink()
     assert Retention(node.settings, node.database).step() == 0
     assert "2 images cannot be purged" in caplog.text
+
+
+def test_an_image_that_no_worker_can_compare_is_kept_and_not_asked_about_for_ever(
+    node: Bench,
+) -> None:
+    _old(node, 1)
+    list(Retention(node.settings, node.database).run())
+    with node.database.write() as session:
+        given_up = update(Job).where(Job.kind == JobKind.COMPARE).values(state=JobState.DEAD)
+        session.execute(given_up)
+    it = Retention(node.settings, node.database)
+    assert list(it.run()) == list(it.preview()) == []
+    assert node.jobs(JobKind.COMPARE) == []
+    assert [row.purged_at for row in instances(node.database)] == [None]
