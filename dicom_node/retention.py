@@ -103,17 +103,20 @@ class Retention:
 
     def preview(self) -> Iterator[Purge]:
         """Yield what `run` would purge, also what a worker has to compare first."""
+        aged, freed = set[int](), 0
         with self._database.read() as session:
             if (before := _before(self._wanted.images_days)) is not None:
                 for row in session.scalars(unchecked_images(self._settings, before)):
+                    aged.add(row.id)
+                    freed += row.size_bytes
                     yield _image(row, "age")
-            missing = self._below_floor()
+            missing = self._below_floor() - freed
             for row in session.scalars(unchecked_images(self._settings, None)):
                 if missing <= 0:
                     break
-                if before is None or row.received_at >= before:
+                if row.id not in aged:
+                    missing -= row.size_bytes
                     yield _image(row, "floor")
-                missing -= row.size_bytes
             if (before := _before(self._wanted.results_days)) is not None:
                 for artifact in session.scalars(results(self._settings, before)):
                     yield _result(artifact)

@@ -105,3 +105,15 @@ def test_an_image_that_no_worker_can_compare_is_kept_and_not_asked_about_for_eve
     assert list(it.run()) == list(it.preview()) == []
     assert node.jobs(JobKind.COMPARE) == []
     assert [row.purged_at for row in instances(node.database)] == [None]
+
+
+def test_a_dry_run_names_what_the_floor_takes_of_a_young_study(node: Bench) -> None:
+    _old(node, 1)
+    with node.database.write() as session:  # its study got another image since
+        session.execute(update(Study).values(last_received_at=utc_now()))
+        session.execute(update(Instance).values(pixel_sha256="0" * 64))
+    wanted = node.settings.retention.model_copy(update={"floor_bytes": 1 << 60})
+    settings = node.settings.model_copy(update={"retention": wanted})
+    previewed = list(Retention(settings, node.database).preview())
+    assert [each.cause for each in previewed] == ["floor"]
+    assert list(Retention(settings, node.database).run()) == previewed
