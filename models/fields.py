@@ -29,6 +29,7 @@ def _network(value: object) -> IPv4Network | IPv6Network:
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Days = Annotated[float, Field(ge=0, le=36_500)]  # what lies so far back has a date
 Captures = Literal["never", "fallback", "always"]
 Wanted = Literal["never", "always"]
 PurgeableState = Literal["analysed", "not_analysed", "failed", "withdrawn", "superseded"]
