@@ -175,7 +175,9 @@ class Retention:
         if not self._keeps(root, row.storage_key, required=row.state is InstanceState.ANALYSED):
             self._skipped[Instance].add(row.id)
             return None
-        still = images(self._settings, before).where(Instance.id == row.id)
+        still = images(self._settings, before).where(
+            Instance.id == row.id, Instance.storage_key == row.storage_key
+        )
         with self._database.write() as session:
             purge = _image(session.get_one(Instance, row.id), cause)
             if not self._mark(session, row, purge, still.with_only_columns(Instance.id)):

@@ -1,8 +1,10 @@
 """Retention in trouble holds up nothing else, and never stops for good because of a few files."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from rejection_bench import Bench, image
@@ -10,9 +12,11 @@ from rows import instances
 from sqlalchemy import update
 
 from dicom_node import retention
+from dicom_node.kept_header import keep_header
 from dicom_node.queue import JobQueue
 from dicom_node.retention import Retention
 from models.base import utc_now
+from models.files import new_key
 from models.imaging import Instance, Study
 from models.job import Job
 from models.settings import load_settings
@@ -117,3 +121,25 @@ def test_a_dry_run_names_what_the_floor_takes_of_a_young_study(node: Bench) -> N
     previewed = list(Retention(settings, node.database).preview())
     assert [each.cause for each in previewed] == ["floor"]
     assert list(Retention(settings, node.database).run()) == previewed
+
+
+def test_an_image_whose_file_was_replaced_meanwhile_is_not_purged(
+    node: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _old(node, 1)
+    row = node.instance(image(1))
+    root, again = node.settings.spool_dir, new_key(".dcm")
+    (root / again).parent.mkdir(exist_ok=True)
+
+    def keep_and_replace(*args: Any) -> bool:  # as intake does when the same bytes come again
+        shutil.copy(root / row.storage_key, root / again)
+        with node.database.write() as session:
+            session.execute(update(Instance).values(storage_key=again))
+        return keep_header(*args)
+
+    with node.database.write() as session:
+        session.execute(update(Instance).values(pixel_sha256="0" * 64))
+    monkeypatch.setattr(retention, "keep_header", keep_and_replace)
+    assert list(Retention(node.settings, node.database).run()) == []
+    assert node.instance(image(1)).purged_at is None
+    assert (root / again).exists()
