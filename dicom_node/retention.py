@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 from sqlalchemy import CursorResult, Select, func, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.errors import OperatorError
 from dicom_node.kept_header import keep_header
 from dicom_node.purgeable import OBJECTS, images, results, unchecked_images, uncompared_images
 from dicom_node.purged_files import SWEEP_SECONDS, delete_file, sweep_purged
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _PORTION: Final = 20  # purged in one step: the dispatcher has other things to do
 _COMPARING: Final = 200  # images that wait for a worker at once
+_HELD_SECONDS: Final = 5.0  # longer than a portion takes
 _SKIPPED: Final = 1000  # with so many bad files at once somebody has to look
 
 
@@ -92,14 +94,23 @@ class Retention:
         return len(purged)
 
     def run(self) -> Iterator[Purge]:
-        """Purge everything that may be purged now, and yield it."""
+        """Purge everything that may be purged now, and yield it.
+
+        Raises OperatorError when somebody else holds the lock for long: a backup.
+        """
         self._next_sweep = 0.0
-        while True:
-            with locked(self._settings) as is_ours:
-                portion = self._portion() if is_ours else []
+        while portion := self._patient_portion():
             yield from portion
-            if not portion:
-                return
+
+    def _patient_portion(self) -> list[Purge]:
+        deadline = time.monotonic() + _HELD_SECONDS
+        while time.monotonic() < deadline:
+            with locked(self._settings) as is_ours:
+                if is_ours:
+                    return self._portion()
+            time.sleep(_HELD_SECONDS / 50)
+        msg = "retention.lock is held, by a backup or another purge: run it again when that ends"
+        raise OperatorError(msg)
 
     def preview(self) -> Iterator[Purge]:
         """Yield what `run` would purge, also what a worker has to compare first."""
