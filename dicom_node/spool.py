@@ -98,7 +98,7 @@ class Spool:
         limit = time.time() - older_than_seconds
         for shard in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
             for entry in os.scandir(shard):
-                if entry.name.endswith(".dcm") and _modified(Path(entry.path)) <= limit:
+                if entry.name.endswith(".dcm") and modified(Path(entry.path)) <= limit:
                     yield f"{shard.name}/{entry.name}"
 
     def sweep_incoming(self, older_than_seconds: float) -> int:
@@ -109,13 +109,13 @@ class Spool:
         limit = time.time() - older_than_seconds
         removed = 0
         for path in self.incoming.iterdir():
-            if _modified(path) <= limit:
+            if modified(path) <= limit:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed
 
 
-def _modified(path: Path) -> float:
+def modified(path: Path) -> float:
     """Return the time of the last change; of a file that is gone by now: infinitely late."""
     try:
         return path.stat().st_mtime
