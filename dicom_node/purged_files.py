@@ -38,35 +38,36 @@ def sweep_purged(database: Database, settings: Settings) -> int:
     removed = 0
     for root, table in ((settings.spool_dir, Instance), (settings.artifact_dir, Artifact)):
         for keys in _blocks(root):
-            removed += _sweep(database, table, root, keys, purged=True)
+            is_purged = _known(database, table, keys)
+            removed += _delete_all(root, [key for key in keys if is_purged.get(key)])
         # A header is written before its row says purged: one of this hour may wait for that.
         for keys in _blocks(root / HEADERS, older_than_seconds=SWEEP_SECONDS):
-            removed += _sweep(database, table, root / HEADERS, keys, purged=False)
+            is_purged = _known(database, table, keys)
+            # Where the file is gone too, the database is from before the purge: it is all there is.
+            unused = [
+                key
+                for key in keys
+                if key not in is_purged or (not is_purged[key] and (root / key).exists())
+            ]
+            removed += _delete_all(root / HEADERS, unused)
     if removed:
         log.info("%d files of purged objects deleted", removed)
     return removed
 
 
-def _sweep(
-    database: Database,
-    table: type[Instance] | type[Artifact],
-    root: Path,
-    keys: list[str],
-    *,
-    purged: bool,
-) -> int:
+def _known(
+    database: Database, table: type[Instance] | type[Artifact], keys: list[str]
+) -> dict[str, bool]:
+    """Return which of the keys have a row, and whether it is purged."""
+    query = select(table.storage_key, table.purged_at).where(table.storage_key.in_(keys))
     with database.read() as session:
-        found = set(
-            session.scalars(
-                select(table.storage_key).where(
-                    table.storage_key.in_(keys), table.purged_at.is_not(None)
-                )
-            )
-        )
-    gone = [key for key in keys if (key in found) is purged]
-    for key in gone:
+        return {key: purged_at is not None for key, purged_at in session.execute(query)}
+
+
+def _delete_all(root: Path, keys: list[str]) -> int:
+    for key in keys:
         delete_file(root / key)
-    return len(gone)
+    return len(keys)
 
 
 def _blocks(root: Path, older_than_seconds: float = 0.0) -> Iterator[list[str]]:

@@ -1,5 +1,6 @@
 """Retention in trouble holds up nothing else, and never stops for good because of a few files."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,10 +14,11 @@ from sqlalchemy import update
 
 from dicom_node import retention
 from dicom_node.kept_header import keep_header
+from dicom_node.purged_files import sweep_purged
 from dicom_node.queue import JobQueue
 from dicom_node.retention import Retention
 from models.base import utc_now
-from models.files import new_key
+from models.files import HEADERS, new_key
 from models.imaging import Instance, Study
 from models.job import Job
 from models.settings import load_settings
@@ -143,3 +145,16 @@ def test_an_image_whose_file_was_replaced_meanwhile_is_not_purged(
     assert list(Retention(node.settings, node.database).run()) == []
     assert node.instance(image(1)).purged_at is None
     assert (root / again).exists()
+
+
+def test_a_header_whose_file_is_gone_is_kept_under_an_older_database(node: Bench) -> None:
+    _old(node, 1)
+    with node.database.write() as session:
+        session.execute(update(Instance).values(pixel_sha256="0" * 64))
+    assert len(list(Retention(node.settings, node.database).run())) == 1
+    (header,) = (node.settings.spool_dir / HEADERS).glob("??/*")
+    os.utime(header, (0, 0))
+    with node.database.write() as session:  # restored from the time before the purge
+        session.execute(update(Instance).values(purged_at=None))
+    sweep_purged(node.database, node.settings)
+    assert header.exists()
