@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -122,7 +123,8 @@ class Retention:
                     freed += row.size_bytes
                     yield _image(row, "age")
             missing = self._below_floor() - freed
-            for row in session.scalars(unchecked_images(self._settings, None)):
+            queries = _restored_last(unchecked_images(self._settings, None))
+            for row in chain.from_iterable(map(session.scalars, queries)):
                 if missing <= 0:
                     break
                 if row.id not in aged:
@@ -171,7 +173,13 @@ class Retention:
 
     def _next(self, before: datetime | None) -> list[Instance]:
         """Return the next candidates but for those that were skipped; none after too many."""
-        return self._but_for_skipped(images(self._settings, before).limit(_PORTION))
+        query = images(self._settings, before).limit(_PORTION)
+        if before is not None:
+            return self._but_for_skipped(query)
+        for in_turn in _restored_last(query):
+            if rows := self._but_for_skipped(in_turn):
+                return rows
+        return []
 
     def _but_for_skipped(self, query: Select[Any]) -> list[Instance]:
         if len(self._skipped[Instance]) > _SKIPPED:
@@ -306,6 +314,15 @@ def _comparing() -> Select[Any]:
         Job.kind == JobKind.COMPARE,
         Job.priority == SHADOW,
         Job.state.in_((JobState.PENDING, JobState.LEASED)),
+    )
+
+
+def _restored_last(query: Select[Any]) -> tuple[Select[Any], Select[Any]]:
+    """Return what never came again, then what did: somebody had it sent because it is needed."""
+    again = query.where(Instance.stored_at.is_not(None)).order_by(None)
+    return (
+        query.where(Instance.stored_at.is_(None)),
+        again.order_by(Instance.stored_at, Instance.id),
     )
 
 

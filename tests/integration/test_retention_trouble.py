@@ -21,6 +21,7 @@ from models.base import utc_now
 from models.files import HEADERS, new_key
 from models.imaging import Instance, Study
 from models.job import Job
+from models.sections import RetentionSettings
 from models.settings import load_settings
 from models.states import JobKind, JobState
 from worker.sandbox import Sandbox
@@ -158,3 +159,16 @@ def test_a_header_whose_file_is_gone_is_kept_under_an_older_database(node: Bench
         session.execute(update(Instance).values(purged_at=None))
     sweep_purged(node.database, node.settings)
     assert header.exists()
+
+
+def test_what_was_sent_again_goes_last_below_the_floor(node: Bench) -> None:
+    _old(node, 1, 2)
+    with node.database.write() as session:  # the first came again, because somebody needs it
+        session.execute(update(Instance).values(pixel_sha256="0" * 64))
+        again = Instance.sop_instance_uid == str(image(1).SOPInstanceUID)
+        session.execute(update(Instance).where(again).values(stored_at=utc_now()))
+    wanted = RetentionSettings(floor_bytes=1 << 60)
+    settings = node.settings.model_copy(update={"retention": wanted})
+    previewed = list(Retention(settings, node.database).preview())
+    assert [each.id for each in previewed] == [node.instance(image(n)).id for n in (2, 1)]
+    assert list(Retention(settings, node.database).run()) == previewed
