@@ -53,8 +53,9 @@ def _source(database: Database) -> Path:
 
 
 def _copy(source: Path, part: Path) -> None:
+    address = f"{source.absolute().as_uri()}?mode=ro"
     with (
-        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as ours,
+        closing(sqlite3.connect(address, uri=True, timeout=30)) as ours,
         closing(sqlite3.connect(part)) as copy,
     ):
         ours.backup(copy)

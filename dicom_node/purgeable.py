@@ -43,7 +43,10 @@ def uncompared_images(settings: Settings, before: datetime | None) -> Select[Any
 
 
 def unchecked_images(settings: Settings, before: datetime | None) -> Select[Any]:
-    """Select the images that may be purged once their pixels were compared."""
+    """Select the images that may be purged once their pixels were compared.
+
+    Without those whose comparison was given up: they broke a worker, or cannot be read, and stay.
+    """
     states = [InstanceState(name) for name in settings.retention.states]
     query = (
         select(Instance)
@@ -56,6 +59,7 @@ def unchecked_images(settings: Settings, before: datetime | None) -> Select[Any]
             Study.state.in_(_DONE_WITH),
             ~_is_sent_still(settings),
             ~_is_worked_on(),
+            or_(_is_compared(), ~_has_comparison(JobState.DEAD)),
             ~exists().where(KeyObject.instance_id == Instance.id, KeyObject.read_at.is_(None)),
         )
         .order_by(Instance.received_at, Instance.id)
@@ -109,10 +113,14 @@ def results(settings: Settings, before: datetime) -> Select[Any]:
 
 def _is_compared() -> ColumnElement[bool]:
     """Return the condition that a worker said what the pixels are, or that it cannot be said."""
-    tried = exists().where(
-        Job.instance_id == Instance.id, Job.kind == JobKind.COMPARE, Job.state == JobState.DONE
+    return or_(Instance.pixel_sha256.is_not(None), _has_comparison(JobState.DONE))
+
+
+def _has_comparison(state: JobState) -> ColumnElement[bool]:
+    found = exists().where(
+        Job.instance_id == Instance.id, Job.kind == JobKind.COMPARE, Job.state == state
     )
-    return or_(Instance.pixel_sha256.is_not(None), tried.correlate(Instance))
+    return found.correlate(Instance)
 
 
 def _is_sent_still(settings: Settings) -> ColumnElement[bool]:

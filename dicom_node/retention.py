@@ -16,17 +16,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, cast
 
 from sqlalchemy import CursorResult, Select, func, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.errors import OperatorError
 from dicom_node.kept_header import keep_header
 from dicom_node.purgeable import OBJECTS, images, results, unchecked_images, uncompared_images
+from dicom_node.purged_files import SWEEP_SECONDS, delete_file, sweep_purged
 from models.audit import AuditAction, record
 from models.base import utc_now
-from models.files import HEADERS, make_directory
+from models.files import make_directory
 from models.imaging import Instance, Study
 from models.job import SHADOW, Job
 from models.result import Artifact
@@ -38,9 +41,8 @@ log = logging.getLogger(__name__)
 
 _PORTION: Final = 20  # purged in one step: the dispatcher has other things to do
 _COMPARING: Final = 200  # images that wait for a worker at once
+_HELD_SECONDS: Final = 5.0  # longer than a portion takes
 _SKIPPED: Final = 1000  # with so many bad files at once somebody has to look
-_SWEEP_SECONDS: Final = 3600.0
-_BLOCK: Final = 500
 
 
 @dataclass(frozen=True)
@@ -72,40 +74,62 @@ class Retention:
         }
 
     def step(self) -> int:
-        """Purge one portion when it is time to look; return how many objects it were."""
+        """Purge one portion when it is time to look; return how many objects it were.
+
+        A folder or lock that cannot be used is logged: nothing else is to wait for retention.
+        """
         if not self._wanted.is_on or time.monotonic() < self._next_look:
             return 0
-        with locked(self._settings) as is_ours:
-            purged = self._portion() if is_ours else []
+        purged: list[Purge] = []
+        try:
+            with locked(self._settings) as is_ours:
+                purged = self._portion() if is_ours else []
+        except OSError as error:
+            log.error("retention cannot work: %s", error)  # noqa: TRY400  it names the file
         if not purged:
             self._next_look = time.monotonic() + self._wanted.interval_seconds
+            if (number := len(self._skipped[Instance])) > _SKIPPED:
+                log.error("%d images cannot be purged, no more are tried: scrub the spool", number)
             for ids in self._skipped.values():
                 ids.clear()
         return len(purged)
 
     def run(self) -> Iterator[Purge]:
-        """Purge everything that may be purged now, and yield it."""
+        """Purge everything that may be purged now, and yield it.
+
+        Raises OperatorError when somebody else holds the lock for long: a backup.
+        """
         self._next_sweep = 0.0
-        while True:
-            with locked(self._settings) as is_ours:
-                portion = self._portion() if is_ours else []
+        while portion := self._patient_portion():
             yield from portion
-            if not portion:
-                return
+
+    def _patient_portion(self) -> list[Purge]:
+        deadline = time.monotonic() + _HELD_SECONDS
+        while time.monotonic() < deadline:
+            with locked(self._settings) as is_ours:
+                if is_ours:
+                    return self._portion()
+            time.sleep(_HELD_SECONDS / 50)
+        msg = "retention.lock is held, by a backup or another purge: run it again when that ends"
+        raise OperatorError(msg)
 
     def preview(self) -> Iterator[Purge]:
         """Yield what `run` would purge, also what a worker has to compare first."""
+        aged, freed = set[int](), 0
         with self._database.read() as session:
             if (before := _before(self._wanted.images_days)) is not None:
                 for row in session.scalars(unchecked_images(self._settings, before)):
+                    aged.add(row.id)
+                    freed += row.size_bytes
                     yield _image(row, "age")
-            missing = self._below_floor()
-            for row in session.scalars(unchecked_images(self._settings, None)):
+            missing = self._below_floor() - freed
+            queries = _restored_last(unchecked_images(self._settings, None))
+            for row in chain.from_iterable(map(session.scalars, queries)):
                 if missing <= 0:
                     break
-                if before is None or row.received_at >= before:
+                if row.id not in aged:
+                    missing -= row.size_bytes
                     yield _image(row, "floor")
-                missing -= row.size_bytes
             if (before := _before(self._wanted.results_days)) is not None:
                 for artifact in session.scalars(results(self._settings, before)):
                     yield _result(artifact)
@@ -118,7 +142,7 @@ class Retention:
     def _portion(self) -> list[Purge]:
         if time.monotonic() >= self._next_sweep:
             sweep_purged(self._database, self._settings)
-            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
+            self._next_sweep = time.monotonic() + SWEEP_SECONDS
         purged = self._by_age() or self._by_floor()
         self._have_compared()
         return purged or self._results()
@@ -149,11 +173,20 @@ class Retention:
 
     def _next(self, before: datetime | None) -> list[Instance]:
         """Return the next candidates but for those that were skipped; none after too many."""
+        query = images(self._settings, before).limit(_PORTION)
+        if before is not None:
+            return self._but_for_skipped(query)
+        for in_turn in _restored_last(query):
+            if rows := self._but_for_skipped(in_turn):
+                return rows
+        return []
+
+    def _but_for_skipped(self, query: Select[Any]) -> list[Instance]:
         if len(self._skipped[Instance]) > _SKIPPED:
             return []
-        query = images(self._settings, before).where(Instance.id.not_in(self._skipped[Instance]))
+        query = query.where(Instance.id.not_in(self._skipped[Instance]))
         with self._database.read() as session:
-            return list(session.scalars(query.limit(_PORTION)))
+            return list(session.scalars(query))
 
     def _purge(self, row: Instance, before: datetime | None, cause: str) -> Purge | None:
         """Keep the header, say in the row that the bytes are gone, delete them: in that order."""
@@ -161,12 +194,14 @@ class Retention:
         if not self._keeps(root, row.storage_key, required=row.state is InstanceState.ANALYSED):
             self._skipped[Instance].add(row.id)
             return None
-        still = images(self._settings, before).where(Instance.id == row.id)
+        still = images(self._settings, before).where(
+            Instance.id == row.id, Instance.storage_key == row.storage_key
+        )
         with self._database.write() as session:
             purge = _image(session.get_one(Instance, row.id), cause)
             if not self._mark(session, row, purge, still.with_only_columns(Instance.id)):
                 return None
-        _delete(root / row.storage_key)
+        delete_file(root / row.storage_key)
         return purge
 
     def _mark(
@@ -208,15 +243,24 @@ class Retention:
         before = _before(self._wanted.images_days)
         if before is None and self._below_floor() <= 0:
             return
+        while (room := _COMPARING - self.waiting()) > 0 and (rows := self._uncompared(before)):
+            # A lost file no worker can read: the ledger and a scrub say so.
+            here = [row for row in rows if (self._settings.spool_dir / row.storage_key).exists()]
+            self._skipped[Instance] |= {row.id for row in rows} - {row.id for row in here}
+            if here:
+                self._ask(here[:room])
+                return
+
+    def _uncompared(self, before: datetime | None) -> list[Instance]:
+        """Return the next that wait to be compared, but for those whose file is lost."""
+        query = uncompared_images(self._settings, before).limit(_COMPARING)
+        return self._but_for_skipped(query)
+
+    def _ask(self, rows: list[Instance]) -> None:
         with self._database.write() as session:
-            room = _COMPARING - (session.scalar(_comparing()) or 0)
-            query = uncompared_images(self._settings, before).limit(max(room, 0))
-            for row in session.scalars(query).all():
-                if not (self._settings.spool_dir / row.storage_key).exists():
-                    continue  # lost: the ledger and a scrub say so; no worker can read it
-                revision = row.identity_revision
-                job = Job(kind=JobKind.COMPARE, instance_id=row.id, identity_revision=revision)
-                job.priority = SHADOW
+            for row in rows:
+                job = Job(kind=JobKind.COMPARE, instance_id=row.id, priority=SHADOW)
+                job.identity_revision = row.identity_revision
                 session.add(job)
 
     def _results(self) -> list[Purge]:
@@ -239,7 +283,7 @@ class Retention:
             purge = _result(session.get_one(Artifact, row.id))
             if not self._mark(session, row, purge, still.with_only_columns(Artifact.id)):
                 return None
-        _delete(root / row.storage_key)
+        delete_file(root / row.storage_key)
         return purge
 
 
@@ -270,6 +314,15 @@ def _comparing() -> Select[Any]:
         Job.kind == JobKind.COMPARE,
         Job.priority == SHADOW,
         Job.state.in_((JobState.PENDING, JobState.LEASED)),
+    )
+
+
+def _restored_last(query: Select[Any]) -> tuple[Select[Any], Select[Any]]:
+    """Return what never came again, then what did: somebody had it sent because it is needed."""
+    again = query.where(Instance.stored_at.is_not(None)).order_by(None)
+    return (
+        query.where(Instance.stored_at.is_(None)),
+        again.order_by(Instance.stored_at, Instance.id),
     )
 
 
@@ -309,69 +362,6 @@ def _lock(session: Session, study_instance_uid: str) -> None:
     """Hold the study: whoever makes its bytes needed again takes this lock too."""
     uid = Study.study_instance_uid == study_instance_uid
     session.scalars(select(Study).where(uid).with_for_update()).one()
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        log.error("%s stays until the next sweep: %s", path.name, error.strerror)  # noqa: TRY400  expected
-
-
-def sweep_purged(database: Database, settings: Settings) -> int:
-    """Delete files whose row says that they are purged, and kept headers of no such row.
-
-    Left by a process that was killed, by a disk that refused, or by bytes that came again.
-    Returns how many files it deleted.
-    """
-    removed = 0
-    for root, table in ((settings.spool_dir, Instance), (settings.artifact_dir, Artifact)):
-        for keys in _blocks(root):
-            removed += _sweep(database, table, root, keys, purged=True)
-        # A header is written before its row says purged: one of this hour may wait for that.
-        for keys in _blocks(root / HEADERS, older_than_seconds=_SWEEP_SECONDS):
-            removed += _sweep(database, table, root / HEADERS, keys, purged=False)
-    if removed:
-        log.info("%d files of purged objects deleted", removed)
-    return removed
-
-
-def _sweep(
-    database: Database,
-    table: type[Instance] | type[Artifact],
-    root: Path,
-    keys: list[str],
-    *,
-    purged: bool,
-) -> int:
-    with database.read() as session:
-        found = set(
-            session.scalars(
-                select(table.storage_key).where(
-                    table.storage_key.in_(keys), table.purged_at.is_not(None)
-                )
-            )
-        )
-    gone = [key for key in keys if (key in found) is purged]
-    for key in gone:
-        _delete(root / key)
-    return len(gone)
-
-
-def _blocks(root: Path, older_than_seconds: float = 0.0) -> Iterator[list[str]]:
-    """Yield the storage keys of files of at least that age below a folder, some hundred at once."""
-    limit = time.time() - older_than_seconds
-    keys: list[str] = []
-    for shard in sorted(root.glob("[0-9a-f][0-9a-f]")):
-        for entry in os.scandir(shard):
-            if older_than_seconds and entry.stat().st_mtime > limit:
-                continue
-            keys.append(f"{shard.name}/{entry.name}")
-            if len(keys) == _BLOCK:
-                yield keys
-                keys = []
-    if keys:
-        yield keys
 
 
 @contextmanager

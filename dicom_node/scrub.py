@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 
 from dicom_node.receive import data_set_offset
-from dicom_node.spool import Spool
+from dicom_node.spool import Spool, modified
 from models.audit import AuditAction, record
 from models.base import utc_now
 from models.files import sha256_of
@@ -128,14 +128,15 @@ class Scrub:
                 )
 
     def _where(self, table: _Table) -> list[ColumnElement[bool]]:
-        """Return the conditions on the rows to read; one that this run has read is out."""
+        """Return the conditions on the rows to read."""
         unread: ColumnElement[bool] = or_(
             table.scrubbed_at.is_(None), table.scrubbed_at < self._began
         )
         if self._wanted.unread_for_days is not None:
             limit = self._began - timedelta(days=self._wanted.unread_for_days)
             unread = or_(table.scrubbed_at.is_(None), table.scrubbed_at < limit)
-        conditions = [table.purged_at.is_(None), unread]
+        # What is damaged is read each time, so that the exit status tells of it until it is mended.
+        conditions = [table.purged_at.is_(None), or_(unread, table.damaged_at.is_not(None))]
         if self._wanted.since is not None:
             stored_at = Artifact.created_at if table is Artifact else Instance.received_at
             conditions.append(stored_at >= self._wanted.since)
@@ -232,7 +233,7 @@ class Scrub:
         keys = (
             f"{path.parent.name}/{path.name}"
             for path in sorted(root.glob("[0-9a-f][0-9a-f]/[0-9a-f]*"))
-            if time.time() - path.stat().st_mtime > _ARRIVING_SECONDS
+            if time.time() - modified(path) > _ARRIVING_SECONDS
         )
         yield from self._without_row("result", Artifact, root, keys)
 

@@ -128,7 +128,7 @@ class Spool:
 
     def is_older(self, key: str, seconds: float) -> bool:
         """Say whether the file of `key` is at least that old; one that is gone is not."""
-        return _modified(self.path(key)) <= time.time() - seconds
+        return modified(self.path(key)) <= time.time() - seconds
 
     def sweep_incoming(self, older_than_seconds: float) -> int:
         """Remove unfinished files that a killed listener left; return how many.
@@ -138,13 +138,13 @@ class Spool:
         limit = time.time() - older_than_seconds
         removed = 0
         for path in self.incoming.iterdir():
-            if _modified(path) <= limit:
+            if modified(path) <= limit:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed
 
 
-def _modified(path: Path) -> float:
+def modified(path: Path) -> float:
     """Return the time of the last change; of a file that is gone by now: infinitely late."""
     try:
         return path.stat().st_mtime

@@ -70,7 +70,7 @@ def _purge_row(purge: Purge) -> dict[str, Any]:
 @listing
 @click.option("--since", type=click.DateTime(), help="Stored at or after.")
 @click.option(
-    "--unread-for", type=click.FloatRange(min=0), metavar="DAYS", help="Not read for so long."
+    "--unread-for", type=click.FloatRange(0, 36_500), metavar="DAYS", help="Not read for so long."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many files.")
 @click.option(

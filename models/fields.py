@@ -31,6 +31,7 @@ Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 DestinationName = Annotated[str, Field(min_length=1, max_length=64)]  # as the column
 HostName = Annotated[str, Field(min_length=1, max_length=255)]  # the same
+Days = Annotated[float, Field(ge=0, le=36_500)]  # what lies so far back has a date
 Captures = Literal["never", "fallback", "always"]
 Wanted = Literal["never", "always"]
 PurgeableState = Literal["analysed", "not_analysed", "failed", "withdrawn", "superseded"]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from models.fields import (
     AETitle,
     Captures,
+    Days,
     DestinationName,
     HostName,
     Network,
@@ -190,7 +191,7 @@ class DeliverySettings(Section):
     commitment_delay_seconds: Annotated[float, Field(ge=0)] = 5.0  # between sending and asking
     commitment_hold_seconds: Annotated[float, Field(ge=0)] = 5.0  # for an answer on the same line
     commitment_timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0  # then asked again
-    commitment_keep_days: Annotated[float, Field(ge=0)] = 30.0  # old questions; 0: for good
+    commitment_keep_days: Days = 30.0  # old questions; 0: for good
 
 
 class RemoteAESettings(Section):
@@ -261,12 +262,20 @@ class StorageSettings(Section):
     spool: Path | None = None  # default: `spool` in data_dir
     artifacts: Path | None = None  # default: `artifacts` in data_dir
 
+    @model_validator(mode="after")
+    def _folders_are_two(self) -> Self:
+        spool, artifacts = self.spool, self.artifacts
+        if spool and artifacts and spool.resolve() == artifacts.resolve():
+            msg = "storage.spool and storage.artifacts must be two folders: results are not images"
+            raise ValueError(msg)
+        return self
+
 
 class RetentionSettings(Section):
     """What the node may delete by itself; without a value here it deletes nothing."""
 
-    images_days: Annotated[float, Field(ge=0)] | None = None  # None: kept for ever
-    results_days: Annotated[float, Field(ge=0)] | None = None  # None: kept for ever
+    images_days: Days | None = None  # None: kept for ever
+    results_days: Days | None = None  # None: kept for ever
     floor_bytes: Annotated[int, Field(ge=0)] = 0  # 0: off
     states: tuple[PurgeableState, ...] = ("analysed", "not_analysed", "withdrawn", "superseded")
     purge_promised: bool = False

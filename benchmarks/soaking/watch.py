@@ -42,6 +42,7 @@ class Held:
     first_descriptors: int
     last_descriptors: int
     pids: int
+    is_gone: bool = False
 
     @property
     def growth_percent(self) -> float:
@@ -53,6 +54,8 @@ class Held:
         """Say what is wrong with it."""
         if self.pids > 1 and not self.name.startswith(_DECODER):
             return f"{self.name} ran as {self.pids} processes one after the other: the log says why"
+        if self.is_gone:
+            return f"{self.name} ended and did not come back: the log says why"
         if self.growth_percent > ALLOWED_GROWTH_PERCENT:
             return f"{self.name} grew by {self.growth_percent:.1f} %"
         if self.last_descriptors > self.first_descriptors + ALLOWED_DESCRIPTORS:
@@ -85,13 +88,15 @@ class Watch:
             self.samples[key].append(Sample(now, process.pid, rss, descriptors))
 
     def held(self, since: float) -> list[Held]:
-        """Return each process that was there from `since` (monotonic) to the last look."""
+        """Return each process that was there at the last look, or for a while since `since`."""
         last_look = max((each[-1].at for each in self.samples.values()), default=0.0)
         found = []
         for name, samples in self.samples.items():
             after = [each for each in samples if each.at >= since]
-            if after and after[-1].at >= last_look:
-                found.append(_held(name, after))
+            is_gone = bool(after) and after[-1].at < last_look
+            may_go = name.startswith(_DECODER) or len(after) < WINDOW
+            if after and not (is_gone and may_go):
+                found.append(_held(name, after, is_gone=is_gone))
         return found
 
     def now(self) -> tuple[int, int]:
@@ -102,7 +107,7 @@ class Watch:
         return sum(each.rss_bytes for each in there), sum(each.descriptors for each in there)
 
 
-def _held(name: str, samples: list[Sample]) -> Held:
+def _held(name: str, samples: list[Sample], *, is_gone: bool) -> Held:
     first, last = samples[:WINDOW], samples[-WINDOW:]
     return Held(
         name,
@@ -111,6 +116,7 @@ def _held(name: str, samples: list[Sample]) -> Held:
         int(statistics.median(each.descriptors for each in first)),
         int(statistics.median(each.descriptors for each in last)),
         len({each.pid for each in samples}),
+        is_gone,
     )
 
 

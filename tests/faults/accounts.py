@@ -96,7 +96,10 @@ def delivered(
     held, wanted = pacs.held(), set(images)
     row_of = {row.uid: row for row in node.query(_INSTANCES)}
     balance = _segmentations(held, wanted)
-    for study in sorted({row_of[uid].study for uid in wanted if uid in row_of}):
+    studies = {row_of[uid].study for uid in wanted if uid in row_of}
+    strange = {each.study_instance_uid for each in held if each.sop_class_uid == SR} - studies
+    balance.doubled += [f"an SR of {uid}, which nobody expects" for uid in sorted(strange)]
+    for study in sorted(studies):
         named = {uid for uid in wanted if uid in row_of and row_of[uid].study == study}
         of_study = [each for each in held if each.study_instance_uid == study]
         balance += _reports(study, of_study, named, (revisions or {}).get(study, 1))

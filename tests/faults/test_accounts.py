@@ -50,6 +50,8 @@ def test_every_loss_and_every_double_counts(tmp_path: Path, notebook: Notebook) 
         assert (strange.lost, len(strange.doubled)) == ([], 2)  # the node knows neither of them
         twice = (seg, sr, _object(SEG, "1.3", study, uid), _object(SR, "1.4", study, uid))
         assert str(delivered(node, _Shelf(twice), [uid])) == "lost=0 doubled=6"
+        strange = delivered(node, _Shelf((seg, sr, _object(SR, "1.5", "1.6", uid))), [uid])
+        assert "an SR of 1.6, which nobody expects" in strange.doubled
 
 
 def _harm(node: Node, uids: list[str]) -> None:

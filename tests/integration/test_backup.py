@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 from rejection_bench import Archive, Bench, archive, image
 from rows import instances
 from senders import store
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from dicom_node.backup import backup_database
 from dicom_node.errors import OperatorError
@@ -222,6 +222,19 @@ def test_files_after_the_database_leave_orphans_and_no_loss(
         backup_database(node.database, target)
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a b#c"
+    database = Database(f"sqlite:///{folder / 'node.db'}")
+    with database.write() as session:
+        session.execute(text("CREATE TABLE t (c)"))
+    try:
+        backup_database(database, folder / "copy.db")
+    finally:
+        database.dispose()
+    with closing(sqlite3.connect(folder / "copy.db")) as copy:
+        assert copy.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+
+
 def test_what_is_not_there_is_not_backed_up(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'none.db'}")
     with pytest.raises(OperatorError, match="there is no database"):
@@ -247,8 +260,8 @@ def test_a_backup_keeps_retention_waiting(tmp_path: Path) -> None:
 
 
 def test_the_document_has_these_commands(repository: Path) -> None:
-    text = (repository / "docs" / "operations.md").read_text()
+    document = (repository / "docs" / "operations.md").read_text()
     for lines in (SQLITE, POSTGRES):
-        assert "\n".join((LOCK, *lines, UNLOCK)) in text
+        assert "\n".join((LOCK, *lines, UNLOCK)) in document
     for line in (RESTORE_SQLITE, RESTORE_POSTGRES, RESTORE_FILES):
-        assert line in text
+        assert line in document

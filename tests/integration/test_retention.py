@@ -14,9 +14,11 @@ from rows import instances, outcomes
 from sqlalchemy import update
 
 from dicom_node import retention
+from dicom_node.errors import OperatorError
 from dicom_node.ledger import compute
+from dicom_node.purged_files import sweep_purged
 from dicom_node.queue import JobQueue
-from dicom_node.retention import Retention, locked, sweep_purged
+from dicom_node.retention import Retention, locked
 from models.audit import AuditAction
 from models.base import utc_now
 from models.delivery import Delivery
@@ -311,7 +313,8 @@ def test_results_that_no_receiver_has_are_kept(node: Make) -> None:
     assert list(_retention(it).run()) == []
 
 
-def test_a_backup_holds_everything(node: Make) -> None:
+def test_a_backup_holds_everything(node: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_HELD_SECONDS", 0.1)
     it = node()
     _delivered(it, image(1))
     _age(it)
@@ -319,7 +322,9 @@ def test_a_backup_holds_everything(node: Make) -> None:
     it.compare()
     with locked(it.settings) as is_ours:
         assert is_ours
-        assert _purge(it) == 0
+        assert _retention(it).step() == 0
+        with pytest.raises(OperatorError, match="held, by a backup"):
+            _purge(it)  # and it does not say that there was nothing to purge
     assert _purge(it) == 1
 
 

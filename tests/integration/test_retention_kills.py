@@ -111,8 +111,8 @@ def _files(it: Bench) -> list[Path]:
         ("dicom_node.retention:keep_header:front", 0, 2),
         ("dicom_node.retention:keep_header:behind", 0, 2),
         ("dicom_node.retention:record:behind", 0, 2),  # the row says so, and is not committed
-        ("dicom_node.retention:_delete:front", 1, 2),  # committed; the file is left over
-        ("dicom_node.retention:_delete:behind", 1, 1),
+        ("dicom_node.retention:delete_file:front", 1, 2),  # committed; the file is left over
+        ("dicom_node.retention:delete_file:behind", 1, 1),
     ],
 )
 def test_a_purge_that_was_killed_is_finished_by_the_next(

@@ -46,6 +46,27 @@ def test_a_floor_below_which_the_node_is_closed_is_refused() -> None:
         load_settings(None, retention={"floor_bytes": 1000}, dicom={"min_free_bytes": 1000})
 
 
+@pytest.mark.parametrize("days", [999_999, float("inf"), -1])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("retention", "images_days"),
+        ("retention", "results_days"),
+        ("delivery", "commitment_keep_days"),
+    ],
+)
+def test_days_that_no_date_has_are_refused(section: str, key: str, days: float) -> None:
+    with pytest.raises(ValidationError, match=key):
+        load_settings(None, **{section: {key: days}})
+
+
+def test_one_folder_for_received_objects_and_results_is_refused(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    with pytest.raises(ValidationError, match="must be two folders"):
+        load_settings(None, storage={"spool": tmp_path, "artifacts": link})
+
+
 def test_a_study_goes_through_a_node_on_three_disks(
     listen: Listen,
     disk: SmallDisk,

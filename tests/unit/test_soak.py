@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 from soaking.summary import percentiles
 from soaking.traffic import Modality
-from soaking.watch import Held
+from soaking.watch import Held, Sample, Watch
 
 _MIB = 1024 * 1024
 
@@ -24,6 +24,19 @@ def test_growth_leaks_and_deaths_are_failures(
 ) -> None:
     held = Held("listen", 100 * _MIB, last_mib * _MIB, 10, last_descriptors, pids)
     assert held.problem is None if said is None else said in (held.problem or "")
+
+
+def test_a_process_that_ended_and_never_came_back_is_a_failure() -> None:
+    watch = Watch(pid=0)
+    for at in range(20):
+        watch.samples["up"].append(Sample(at, 1, _MIB, 5))
+        if at < 12:
+            watch.samples["web"].append(Sample(at, 2, _MIB, 5))
+            watch.samples["decoder"].append(Sample(at, 3, _MIB, 5))
+        if at == 10:
+            watch.samples["worker child 2"].append(Sample(at, 4, _MIB, 5))  # just being started
+    problems = [each.problem for each in watch.held(since=5.0) if each.problem]
+    assert problems == ["web ended and did not come back: the log says why"]
 
 
 def test_a_decoder_may_be_replaced() -> None:
