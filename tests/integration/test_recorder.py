@@ -25,9 +25,10 @@ from models.audit import AuditAction, AuditEvent
 from models.base import Base
 from models.imaging import Instance, Series, Study
 from models.job import Job
+from models.rejection import KEY_OBJECT, KeyObject, RejectedReference
 from models.session import Database
 from models.settings import Settings, load_settings
-from models.states import StoreOutcome
+from models.states import InstanceState, StoreOutcome
 
 _TABLES = (Study, Series, Instance, Job, AuditEvent)
 _OF_THE_MOMENT = {"created_at", "last_received_at", "received_at", "not_before", "at"}
@@ -149,6 +150,30 @@ def test_what_is_not_plain_is_left_and_changes_nothing(
     assert _rows(database) == before
     with closing(Recorder(database, settings)) as recorder:
         assert recorder.record(spooled) in StoreOutcome  # the long way knows
+
+
+def test_what_happens_while_a_study_is_locked_is_seen(
+    database: Database, settings: Settings
+) -> None:
+    """A rejection note is read meanwhile: the image that it names must not slip through."""
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    note = _spooled(2, sop_class_uid=KEY_OBJECT)
+    record_instance(database, settings, note)
+    with closing(Recorder(database, settings)) as recorder, ThreadPoolExecutor(1) as pool:
+        recorder.record(_spooled(20))  # elsewhere: has the connection
+        with database.write() as session:
+            session.scalars(select(Study).with_for_update()).all()
+            late = pool.submit(recorder.record, _spooled(3))
+            time.sleep(1.0)  # it looked, and waits for the study
+            key_object = session.scalars(select(KeyObject)).one()
+            key_object.reason = "rejected_quality"
+            session.add(RejectedReference(key_object_id=key_object.id, sop_instance_uid="1.2.3"))
+        assert late.result() is StoreOutcome.STORED
+    (state,) = (
+        row["state"] for row in _rows(database)["instance"] if row["storage_key"] == "ab/3.dcm"
+    )
+    assert state is InstanceState.WITHDRAWN
 
 
 def test_many_at_once_are_all_recorded_once(database: Database, settings: Settings) -> None:
