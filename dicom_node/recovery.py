@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom.filereader import read_file_meta_info
 from sqlalchemy import select
 
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, NotUnderstoodError
 from dicom_node.header import read_identity
 from dicom_node.intake import drop_if_extra, record_instance
 from dicom_node.receive import data_set_offset
@@ -124,12 +124,18 @@ def spooled_file(path: Path, key: str) -> SpooledInstance:
 
     Raises OSError when the file cannot be read, NodeError when it cannot be understood.
     """
-    meta = read_file_meta_info(path)
-    request = StoreRequest(
-        sop_class_uid=str(meta.MediaStorageSOPClassUID),
-        sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
-        transfer_syntax_uid=str(meta.TransferSyntaxUID),
-    )
+    try:
+        meta = read_file_meta_info(path)
+        request = StoreRequest(
+            sop_class_uid=str(meta.MediaStorageSOPClassUID),
+            sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+            transfer_syntax_uid=str(meta.TransferSyntaxUID),
+        )
+    except OSError:
+        raise
+    except Exception as error:
+        msg = "its file meta information is not what this node writes"
+        raise NotUnderstoodError(msg) from error
     offset = data_set_offset(path)
     return SpooledInstance(
         storage_key=key,
