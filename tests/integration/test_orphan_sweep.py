@@ -54,7 +54,9 @@ def test_the_first_sweep_of_a_process_finds_what_is_old(
     assert count(database, Instance) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"no DICOM at all " * 40, bytes(128) + b"DICM" + bytes(99)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no DICOM at all " * 40, bytes(128) + b"DICM" + bytes(99)]
+)
 def test_a_file_that_is_none_of_ours_holds_up_no_other(
     settings: Settings, sweep: OrphanSweep, content: bytes
 ) -> None:
