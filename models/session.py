@@ -20,6 +20,9 @@ import models.rejection
 
 _BUSY_SECONDS = 30
 _SHORT_SECONDS = 0.0002
+# Of libpq, unless the URL says otherwise. Without them a host that vanished is waited for by every
+# association of a process for a quarter of an hour: that long TCP tries.
+_PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}  # seconds, milliseconds
 
 # Naming one class of each topmost module makes sure that every table is in the metadata.
 _TOPMOST = (
@@ -127,6 +130,7 @@ class Database:
                 self.url = self.url.set(drivername="postgresql+psycopg")
             self.engine = create_engine(
                 self.url,
+                connect_args={k: v for k, v in _PATIENCE.items() if k not in self.url.query},
                 pool_pre_ping=True,
                 pool_size=10,
                 max_overflow=20,
