@@ -222,7 +222,7 @@ def raw(folder: Path, size: int, threads: int, seconds: float) -> Measured:
 
 _DURABLE = {
     "raw": "yes: fsync; no network, no database",
-    "orthanc": "no",
+    "orthanc": "half: file fdatasync (SyncStorageArea); its index is not synced at each commit",
     "storescp": "no",
     "node-sqlite": "yes: file fsync + committed row",
     "node-postgresql": "yes: file fsync + committed row",

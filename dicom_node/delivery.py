@@ -21,7 +21,7 @@ from dicom_node.commitment.asking import Asker
 from dicom_node.commitment.forgetting import Forgetter
 from dicom_node.commitment.reporting import Reporter
 from dicom_node.errors import OperatorError
-from dicom_node.loop import run_loop
+from dicom_node.loop import run_loop, wait_for
 from dicom_node.planning import ENDED, plan_substitute
 from dicom_node.rejection import end_if_withdrawn
 from dicom_node.senders.base import Contact, Parcel, Receiver, Sender, SendResult, Verdict
@@ -383,6 +383,6 @@ def run(settings: Settings, database: Database, stop: threading.Event) -> None:
     ]
     for thread in threads:
         thread.start()
-    stop.wait()
+    wait_for(stop)
     for thread in threads:
         thread.join()

@@ -16,6 +16,7 @@ from dicom_node.access import AllowList
 from dicom_node.commitment.handlers import commitment_contexts, commitment_events
 from dicom_node.contexts import ACCEPTED
 from dicom_node.handlers import Handlers
+from dicom_node.loop import wait_for
 from dicom_node.peer import audit
 from dicom_node.ports import Ports, bind
 from dicom_node.query.service import query_contexts, query_services, with_roles
@@ -154,6 +155,6 @@ def serve(settings: Settings, database: Database, ports: Ports, stop: threading.
     for name, port in {"DICOM": listener.port, "DICOM over TLS": listener.tls_port}.items():
         if port is not None:
             log.info("listening as %s on port %d (%s)", settings.dicom.ae_title, port, name)
-    stop.wait()
+    wait_for(stop)
     listener.stop()
     log.info("listener stopped")

@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 from dicom_node.listener import serve
 from dicom_node.ports import Ports, bind
 from dicom_node.processes import die_with_parent
+from dicom_node.tls import ServerCredentials
 from models.session import Database
 from models.settings import Settings
 
@@ -31,16 +32,17 @@ _FAILED: Final = 1
 def run(settings: Settings, open_database: Callable[[], Database], stop: threading.Event) -> None:
     """Serve by as many processes as the settings say, until `stop` is set.
 
-    Raises StartError when a port cannot be had. `stop` must be set by a signal handler, which the
-    children inherit.
+    Raises StartError when a port cannot be had or a file of `dicom.tls` cannot be used. `stop` must
+    be set by a signal handler, which the children inherit.
     """
+    if settings.dicom.tls.port is not None:
+        ServerCredentials(settings.dicom.tls)  # else each child finds out, and starts again
     ports = bind(settings.dicom)
     number = settings.dicom.listener_processes
     if number == 1:
         serve(settings, open_database(), ports, stop)
         return
     _Family(_share(settings, number), open_database, ports, stop).run(number)
-    ports.close()
 
 
 def _share(settings: Settings, number: int) -> Settings:
@@ -73,6 +75,7 @@ class _Family:
             self._fork()
         while not self._stop.wait(_POLL_SECONDS):
             self._replace_dead()
+        self._ports.close()  # with the children's: who connects now is refused, and does not wait
         for child in self._children:
             os.kill(child, signal.SIGTERM)
         for child in self._children:

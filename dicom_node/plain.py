@@ -59,8 +59,13 @@ _LOOK = (
         & (Series.series_instance_uid == bindparam("series_instance_uid")),
     )
 )
-# The state is asked again: the dispatcher may have settled the study since we looked, and a row
-# that we change is ours until we commit.
+# Before the look, where others may write at the same time: a rejection note, a merge or the end of
+# the settle time that somebody is just writing is waited for, and then seen.
+_LOCK = (
+    select(Study.id)
+    .where(Study.study_instance_uid == bindparam("study_instance_uid"))
+    .with_for_update()
+)
 _ENTER = (
     update(Study)
     .where(Study.id == bindparam("study_id"), Study.state == StudyState.OPEN)
@@ -89,6 +94,7 @@ class PlainRows:
     def __init__(self, dialect: Dialect, settings: Settings) -> None:
         self.settings = settings
         self.look, self.enter = Prepared(_LOOK, dialect), Prepared(_ENTER, dialect)
+        self.lock = None if dialect.name == "sqlite" else Prepared(_LOCK, dialect)
         self._dialect = dialect
         self._inserts: dict[type[Base], tuple[Prepared, dict[str, object]]] = {}
 
@@ -135,6 +141,8 @@ class _Writer:
             "study_instance_uid": identity.study_instance_uid,
             "series_instance_uid": identity.series_instance_uid,
         }
+        if self._rows.lock is not None:
+            self._rows.lock.row(self._connection, keys)
         found = _Found(*self._rows.look.row(self._connection, keys))
         if found.is_known:
             raise _NotPlainError

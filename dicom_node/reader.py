@@ -143,8 +143,9 @@ class StoreReader:
     def read(self) -> None:
         """Read PDUs until pynetdicom has something to do. In place of `_read_pdu_data`."""
         try:
-            while not self._read_pdu() and self._follows():
-                pass
+            self._read_pdu()
+            while self._follows():
+                self._read_pdu()
         except (OSError, _ConnectionClosedError) as error:
             self._drop(type(error).__name__)
             self._end(_CLOSED)
@@ -170,30 +171,35 @@ class StoreReader:
             log.debug("connection ended: %s", why)
 
     def _follows(self) -> bool:
-        """Wait for the next PDU; False as soon as pynetdicom wants to send or to end."""
+        """Wait for the next PDU; False as soon as pynetdicom has something to do."""
         if self._message is not None:
             return True  # a data set is read to its end, or to the time-out of the socket
-        while self._dul.to_provider_queue.empty() and not self._dul._kill_thread:  # noqa: SLF001  no public name
+        while not self._is_wanted():
             if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
                 return True
             if self._poller.poll(1000 * _TICK_SECONDS):
                 return True
         return False
 
-    def _read_pdu(self) -> bool:
-        """Read one PDU; return whether pynetdicom has to act on it."""
+    def _is_wanted(self) -> bool:
+        """Whether pynetdicom has something to send, to act on, or to end."""
+        dul = self._dul
+        is_idle = dul.to_provider_queue.empty() and dul.event_queue.empty()
+        return not is_idle or dul._kill_thread  # noqa: SLF001  no public name
+
+    def _read_pdu(self) -> None:
         head = self._exactly(PDU_HEAD.size)
         kind, length = PDU_HEAD.unpack(head)
         if kind == P_DATA_TF and self._dul.state_machine.current_state == _ESTABLISHED:
             self._read_p_data(length)
-            return self._pass_fragments_on()
+            self._pass_fragments_on()
+            return
         if self._message is not None:
             self._drop(f"PDU of type {kind}")
         if length > _FOREIGN_BYTES:
             msg = f"a PDU of {length} bytes"
             raise _InvalidPduError(msg)
         self._pass_on(head + self._exactly(length))
-        return True
 
     def _pass_on(self, raw: bytes) -> None:
         """Give a PDU to pynetdicom, as its own method does."""
@@ -205,9 +211,9 @@ class StoreReader:
         self._dul.event_queue.put(event)
         self._dul._recv_pdu.put(pdu)  # noqa: SLF001  no public name
 
-    def _pass_fragments_on(self) -> bool:
+    def _pass_fragments_on(self) -> None:
         if not self._foreign:
-            return False
+            return
         self._held = 0
         items = b"".join(
             PDV_HEAD.pack(len(fragment) + 2, context_id, control) + fragment
@@ -215,7 +221,6 @@ class StoreReader:
         )
         self._foreign = []
         self._pass_on(PDU_HEAD.pack(P_DATA_TF, len(items)) + items)
-        return True
 
     def _read_p_data(self, left: int) -> None:
         """Read the presentation data values of one P-DATA-TF PDU (PS3.8 9.3.5)."""
@@ -292,15 +297,18 @@ class StoreReader:
                 raise _ConnectionClosedError
             file.write(self._buffer[:count])
             length -= count
+            self._dul._idle_timer.restart()  # noqa: SLF001  no public name
 
     def _answer(self, command: StoreCommand, file: ReceivedFile | None) -> None:
         """Serve one C-STORE and send its response."""
+        idle = self._dul._idle_timer  # noqa: SLF001  no public name
+        idle.stop()  # the peer waits for us
         try:
             status = self._serve(self._assoc, command, file)
         finally:
+            idle.restart()
             if file is not None:
                 self._reception.end(file)
-        self._dul._idle_timer.restart()  # noqa: SLF001  no public name
         self._connected().sendall(
             store_response(command, status, self._assoc.requestor.maximum_length or 0)
         )

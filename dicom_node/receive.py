@@ -89,14 +89,17 @@ class ReceivedFile:
             while data:
                 data = data[os.write(self._descriptor, data) :]
             if self.size - self._begun >= _AHEAD_BYTES:
-                # Has the disk begin: else all of it waits for the fsync.
-                os.posix_fadvise(
-                    self._descriptor, self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED
-                )
-                self._begun = self.size
+                self._hint()
         except OSError as error:
             self.error = error
             self.discard()
+
+    def _hint(self) -> None:
+        """Have the disk begin, else all of it waits for the fsync. Not every system knows how."""
+        new = self.size - self._begun
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._descriptor, self._begun, new, os.POSIX_FADV_DONTNEED)
+        self._begun = self.size
 
     @property
     def data_set_sha256(self) -> str:

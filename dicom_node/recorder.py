@@ -36,6 +36,7 @@ class _Waiting:
     spooled: SpooledInstance
     is_recorded: bool = False
     is_done: bool = False
+    error: SQLAlchemyError | None = None  # the database cannot be had at all
 
 
 class Recorder:
@@ -62,23 +63,37 @@ class Recorder:
                 with self._lock:
                     batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
                 self._write(batch)
+        if mine.error is not None:
+            raise mine.error
         if mine.is_recorded:
             return StoreOutcome.STORED
         return record_instance(self._database, self._settings, spooled)
 
     def _write(self, batch: list[_Waiting]) -> None:
         """Write the plain ones of a batch in one transaction; each thread does its own others."""
-        recorded: list[_Waiting] = []
+        recorded: set[_Waiting] = set()
+        has_begun = False
         try:
             with self._database.turn(), self._transaction() as connection:
+                has_begun = True
                 in_order = sorted(batch, key=_study)  # of locks: the same in every process
-                recorded = [each for each in in_order if self._plain.add(connection, each.spooled)]
+                plain = {each for each in in_order if self._plain.add(connection, each.spooled)}
+            recorded = plain  # committed, not before
         except SQLAlchemyError as error:
-            recorded = []
-            log.info("%d objects are recorded one by one: %s", len(batch), type(error).__name__)
+            if not has_begun:
+                batch = self._give_up(batch, error)
+            log.info("%d objects are not recorded together: %s", len(batch), type(error).__name__)
         finally:
             for each in batch:
                 each.is_recorded, each.is_done = each in recorded, True
+
+    def _give_up(self, batch: list[_Waiting], error: SQLAlchemyError) -> list[_Waiting]:
+        """Tell all who wait for the database that it was waited for in vain: once is enough."""
+        with self._lock:
+            everybody, self._waiting = batch + self._waiting, []
+        for each in everybody:
+            each.error = error
+        return everybody
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

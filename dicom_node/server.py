@@ -159,8 +159,11 @@ class NodeServer(ThreadedAssociationServer):
         self.server_close()
 
     def server_close(self) -> None:
-        """Close the listening socket and every connection that has not asked for an association."""
-        super().server_close()
+        """Close the listening socket and every connection that has not asked for an association.
+
+        Close it and no more: to shut it down, as pynetdicom does, ends it in every process.
+        """
+        self._listening.close()
         with self._lock:
             waiting = list(self._waiting)
         for sock in waiting:

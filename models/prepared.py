@@ -51,8 +51,8 @@ class Prepared:
     def _run(self, connection: Connection, values: Mapping[str, object]) -> DBAPICursor:
         """Run it by the driver itself: SQLAlchemy's view of the result costs more than the rest."""
         ready = [(name, convert(values.get(name, fixed))) for name, convert, fixed in self._places]
-        cursor = connection.connection.cursor()
         try:
+            cursor = connection.connection.cursor()
             cursor.execute(
                 self._text, [value for _, value in ready] if self._is_positional else dict(ready)
             )

@@ -20,7 +20,6 @@ import models.rejection
 
 _BUSY_SECONDS = 30
 _SHORT_SECONDS = 0.0002
-
 # libpq: how long to wait for a PostgreSQL that is silent. Without them a host that went away takes
 # a quarter of an hour to fail, and a heartbeat or a C-STORE with it. The URL may say otherwise.
 _PATIENCE = {
@@ -61,7 +60,12 @@ def _configure_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get("read_only", False)
+        options = connection.get_execution_options()
+        read_only = options.get("read_only", False)
+        patience = options.get("patience", _BUSY_SECONDS)
+        if connection.info.get("patience", _BUSY_SECONDS) != patience:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={patience * 1000:.0f}")
+            connection.info["patience"] = patience
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
@@ -79,10 +83,10 @@ class _Turns:
         self._descriptor = -1
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Have the turn while the block runs, or after a long wait go on without."""
-        deadline = time.monotonic() + _BUSY_SECONDS
-        has_mutex = self._mutex.acquire(timeout=_BUSY_SECONDS)
+    def turn(self, patience: float) -> Iterator[None]:
+        """Have the turn while the block runs, or after so many seconds go on without."""
+        deadline = time.monotonic() + patience
+        has_mutex = self._mutex.acquire(timeout=patience)
         try:
             has_lock = has_mutex and self._lock(deadline)
             try:
@@ -144,16 +148,20 @@ class Database:
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(read_only=True, **snapshot)
 
-    def turn(self) -> AbstractContextManager[None]:
+    def turn(self, patience: float = _BUSY_SECONDS) -> AbstractContextManager[None]:
         """Wait for this writer's turn, where the database has one writer at a time."""
-        return contextlib.nullcontext() if self._turns is None else self._turns.turn()
+        return contextlib.nullcontext() if self._turns is None else self._turns.turn(patience)
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """One transaction: committed when the block ends, rolled back when it raises."""
+    def write(self, patience: float = _BUSY_SECONDS) -> Iterator[Session]:
+        """One transaction: committed when the block ends, rolled back when it raises.
+
+        `patience`: seconds to wait for the turn, and then for whoever has SQLite locked.
+        """
+        engine = self.engine.execution_options(patience=patience)
         with (
-            self.turn(),
-            Session(self.engine, expire_on_commit=False) as session,
+            self.turn(patience),
+            Session(engine, expire_on_commit=False) as session,
             session.begin(),
         ):
             yield session

@@ -128,6 +128,20 @@ def test_a_signal_lets_associations_finish_and_ends_every_process(
     assert len(instances(database)) == 1
 
 
+def test_one_that_is_told_to_end_leaves_the_port_to_the_others(
+    start: Start, port: int, database: Database
+) -> None:
+    """An operator ends one that hangs: what it closes is its own, the others listen on."""
+    process = start()
+    children = _wait(process, port)
+    children[0].terminate()
+    psutil.wait_procs(children[:1], timeout=30)
+    for number in range(3):
+        assert store(port, chest_dataset(PatientID="P1", seed=number)) == 0x0000
+    wait_until(lambda: len(_children(process)) == 3, 30, "another listener")
+    assert len(instances(database)) == 3
+
+
 def test_when_their_parent_is_killed_they_end_and_free_the_port(start: Start, port: int) -> None:
     process = start()
     children = _wait(process, port)
@@ -146,6 +160,18 @@ def test_a_port_that_is_taken_ends_the_start_in_words(start: Start, port: int) -
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"cannot listen on 0.0.0.0:{port}" in said.decode()
+
+
+def test_a_certificate_that_is_not_there_ends_the_start_in_words(
+    start: Start, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "missing.pem")
+    tls = {"PORT": str(free_port()), "CERTIFICATE": missing, "PRIVATE_KEY": missing}
+    tls["TRUSTED_CAS"] = missing
+    process = start(**{f"DICOM_NODE_DICOM__TLS__{name}": value for name, value in tls.items()})
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "dicom.tls.certificate" in said.decode()
 
 
 def test_the_limit_of_associations_is_shared(start: Start, port: int) -> None:

@@ -57,6 +57,21 @@ def test_the_first_sweep_of_a_process_finds_what_is_old(
     assert count(database, Instance) == 1
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"no DICOM at all " * 40, bytes(128) + b"DICM" + bytes(99)]
+)
+def test_a_file_that_is_none_of_ours_holds_up_no_other(
+    settings: Settings, sweep: OrphanSweep, content: bytes
+) -> None:
+    foreign = _orphan(settings, "00")
+    foreign.write_bytes(content)
+    past = time.time() - 2 * AGE
+    os.utime(foreign, (past, past))
+    _orphan(settings, "ff")
+    assert sweep.run() == 1
+    assert foreign.read_bytes() == content
+
+
 def test_the_next_one_finds_what_is_new_in_any_folder(
     settings: Settings, sweep: OrphanSweep
 ) -> None:

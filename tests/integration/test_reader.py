@@ -3,19 +3,23 @@
 These tests also notice when a new pynetdicom no longer uses what `dicom_node.reader` replaces.
 """
 
+import sqlite3
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from builders import chest_dataset
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_messages import C_ECHO_RQ, C_STORE_RQ
+from pynetdicom.dimse_primitives import C_ECHO
 from rows import instances
 from senders import CR, associate, encoded, store, store_request
 from servers import wait_until
@@ -121,6 +125,56 @@ def test_bytes_that_trickle_in_are_put_together(listen: Listen) -> None:
             assoc.dul.socket.socket.sendall(piece)
         _, answer = assoc.dimse.get_msg(block=True)
         assert answer.Status == 0x0000
+
+
+def test_a_data_set_that_comes_slowly_is_no_silence(listen: Listen) -> None:
+    node = listen(network_timeout_seconds=1)
+    with associate(node.port) as assoc:
+        command, data, context = _parts(assoc, chest_dataset(PatientID="P1"))
+        raw = _pdu([(context, 3, command)]) + _pdu([(context, 2, data)])
+        with _paused(assoc):
+            for piece in _cut(raw, len(raw) // 5):
+                assoc.dul.socket.socket.sendall(piece)
+                time.sleep(0.5)
+            _, answer = assoc.dimse.get_msg(block=True)
+        assert answer.Status == 0x0000
+        assert assoc.send_c_store(chest_dataset(PatientID="P1", seed=1)).Status == 0x0000
+
+
+def test_a_peer_that_waits_for_its_answer_is_not_silent(listen: Listen) -> None:
+    node = listen(network_timeout_seconds=1)
+    with (
+        associate(node.port) as assoc,
+        closing(sqlite3.connect(node.database.url.database, isolation_level=None)) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        sending = pool.submit(assoc.send_c_store, chest_dataset(PatientID="P1"))
+        time.sleep(2.5)
+        other.execute("ROLLBACK")
+        assert sending.result().Status == 0x0000
+        assert assoc.send_c_store(chest_dataset(PatientID="P1", seed=1)).Status == 0x0000
+
+
+def test_a_data_set_behind_another_command_leaves_nothing_either(listen: Listen) -> None:
+    """One PDU with a C-ECHO and the beginning of a C-STORE; then nothing more."""
+    node = listen(network_timeout_seconds=1)
+    syntax = "1.2.840.10008.1.2.1"
+    with associate(node.port, (CR, syntax), (VERIFICATION, syntax)) as assoc:
+        command, data, context = _parts(assoc, chest_dataset(PatientID="P1"))
+        message = C_ECHO_RQ()
+        echo = C_ECHO()
+        echo.MessageID, echo.AffectedSOPClassUID = 7, UID(VERIFICATION)
+        message.primitive_to_message(echo)
+        other = assoc.accepted_contexts[1].context_id or 3
+        pdus = list(message.encode_msg(other, 0))
+        asked = pdus[0].presentation_data_value_list[0][1][1:]
+        mixed = _pdu([(other, 3, asked), (context, 3, command), (context, 0, data[:1000])])
+        assoc.dul.socket.socket.sendall(mixed)
+        wait_until(lambda: len(node.incoming) == 1, 10, "the first half to arrive")
+        wait_until(lambda: not node.listener.active_associations, 20, "the association to end")
+    assert node.incoming == []
+    assert len(node.listener.reception) == 0
 
 
 def _begun(command: bytes, context: int) -> bytes:

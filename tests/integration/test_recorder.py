@@ -1,5 +1,7 @@
 """The short way to the rows writes what the long way writes, and leaves it what is not plain."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -8,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from builders import DX_FOR_PROCESSING
 from rows import open_database
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
 from dicom_node.intake import record_instance
+from dicom_node.peer import audit
 from dicom_node.plain import PlainRows
 from dicom_node.recorder import Recorder
 from dicom_node.types import Identity, Peer, SpooledInstance
-from models.audit import AuditEvent
+from models.audit import AuditAction, AuditEvent
 from models.base import Base
 from models.imaging import Instance, Series, Study
 from models.job import Job
+from models.rejection import KEY_OBJECT, KeyObject, RejectedReference
 from models.session import Database
 from models.settings import Settings, load_settings
-from models.states import StoreOutcome
+from models.states import InstanceState, StoreOutcome
 
 _TABLES = (Study, Series, Instance, Job, AuditEvent)
 _OF_THE_MOMENT = {"created_at", "last_received_at", "received_at", "not_before", "at"}
@@ -146,6 +152,30 @@ def test_what_is_not_plain_is_left_and_changes_nothing(
         assert recorder.record(spooled) in StoreOutcome  # the long way knows
 
 
+def test_what_happens_while_a_study_is_locked_is_seen(
+    database: Database, settings: Settings
+) -> None:
+    """A rejection note is read meanwhile: the image that it names must not slip through."""
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    note = _spooled(2, sop_class_uid=KEY_OBJECT)
+    record_instance(database, settings, note)
+    with closing(Recorder(database, settings)) as recorder, ThreadPoolExecutor(1) as pool:
+        recorder.record(_spooled(20))  # elsewhere: has the connection
+        with database.write() as session:
+            session.scalars(select(Study).with_for_update()).all()
+            late = pool.submit(recorder.record, _spooled(3))
+            time.sleep(1.0)  # it looked, and waits for the study
+            key_object = session.scalars(select(KeyObject)).one()
+            key_object.reason = "rejected_quality"
+            session.add(RejectedReference(key_object_id=key_object.id, sop_instance_uid="1.2.3"))
+        assert late.result() is StoreOutcome.STORED
+    (state,) = (
+        row["state"] for row in _rows(database)["instance"] if row["storage_key"] == "ab/3.dcm"
+    )
+    assert state is InstanceState.WITHDRAWN
+
+
 def test_many_at_once_are_all_recorded_once(database: Database, settings: Settings) -> None:
     objects = [_spooled(number) for number in range(60)] * 3
     with ThreadPoolExecutor(24) as pool, ExitStack() as stack:
@@ -182,3 +212,65 @@ def test_a_failure_in_a_batch_costs_no_other_object(database: Database, settings
     assert errors[0] is not None
     assert errors[1:] == [None] * 7
     assert len(_rows(database)["instance"]) == 8
+
+
+def _together(recorder: Recorder, objects: list[SpooledInstance]) -> list[object]:
+    """Record all of them in one batch; return what each got, an outcome or an error."""
+    with ThreadPoolExecutor(len(objects)) as pool:
+        with recorder._writing:
+            jobs = [pool.submit(recorder.record, each) for each in objects]
+            while len(recorder._waiting) < len(objects):
+                time.sleep(0.01)
+        return [job.exception() or job.result() for job in jobs]
+
+
+def test_a_commit_that_breaks_is_no_success(database: Database, settings: Settings) -> None:
+    """Not even when it breaks in a way that no database error tells of."""
+
+    def fail(_connection: object) -> None:
+        sqlalchemy.event.remove(database.engine, "commit", fail)
+        raise MemoryError
+
+    with closing(Recorder(database, settings)) as recorder:
+        sqlalchemy.event.listen(database.engine, "commit", fail)
+        got = _together(recorder, [_spooled(2), _spooled(4), _spooled(6)])
+    assert sum(type(each) is MemoryError for each in got) == 1  # who wrote for all
+    assert got.count(StoreOutcome.STORED) == len(_rows(database)["instance"]) == 2
+
+
+def test_who_waited_for_a_locked_database_does_not_wait_again(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.session._BUSY_SECONDS", 2)
+    with (
+        open_database(f"sqlite:///{tmp_path / 'locked.db'}") as database,
+        closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other,
+        closing(Recorder(database, settings)) as recorder,
+    ):
+        recorder.record(_spooled(2))
+        other.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        got = _together(recorder, [_spooled(number) for number in range(4, 8)])
+        assert time.monotonic() - begun < 3.5  # not twice, and not one after the other
+        assert [type(each) for each in got] == [OperationalError] * 4
+        other.execute("ROLLBACK")
+        assert recorder.record(_spooled(8)) is StoreOutcome.STORED
+
+
+def test_an_answer_waits_only_shortly_for_its_event(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        open_database(f"sqlite:///{tmp_path / 'locked.db'}") as database,
+        closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        audit(database, AuditAction.INSTANCE_REFUSED, "OperationalError")
+        assert time.monotonic() - begun < 6.0
+        assert "instance_refused could not be written" in caplog.text
+        with pytest.raises(OperationalError), database.write(0.1) as session:
+            session.scalar(text("SELECT 1"))
+        other.execute("ROLLBACK")
+        with database.write() as session:  # over the same connection: patient again
+            assert session.scalar(text("PRAGMA busy_timeout")) == 30_000
