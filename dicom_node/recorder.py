@@ -27,6 +27,7 @@ from models.states import StoreOutcome
 log = logging.getLogger(__name__)
 
 _BATCH: Final = 64  # objects in one transaction
+_PATIENCE_SECONDS: Final = 12.0  # for a locked database, twice at worst: senders give up after 30
 
 
 @dataclass(eq=False)
@@ -74,7 +75,7 @@ class Recorder:
         recorded: set[_Waiting] = set()
         has_begun = False
         try:
-            with self._database.turn(), self._transaction() as connection:
+            with self._database.turn(_PATIENCE_SECONDS), self._transaction() as connection:
                 has_begun = True
                 in_order = sorted(batch, key=_study)  # of locks: the same in every process
                 plain = {each for each in in_order if self._plain.add(connection, each.spooled)}
@@ -99,7 +100,8 @@ class Recorder:
     def _transaction(self) -> Iterator[Connection]:
         """Begin and commit on a connection that is kept: to get one costs as much as to use it."""
         if self._connection is None:
-            self._connection = self._database.engine.connect()
+            engine = self._database.engine.execution_options(patience=_PATIENCE_SECONDS)
+            self._connection = engine.connect()
         try:
             with self._connection.begin():
                 yield self._connection

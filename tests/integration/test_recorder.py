@@ -241,7 +241,7 @@ def test_a_commit_that_breaks_is_no_success(database: Database, settings: Settin
 def test_who_waited_for_a_locked_database_does_not_wait_again(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.session._BUSY_SECONDS", 2)
+    monkeypatch.setattr("dicom_node.recorder._PATIENCE_SECONDS", 2)
     with (
         open_database(f"sqlite:///{tmp_path / 'locked.db'}") as database,
         closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other,
