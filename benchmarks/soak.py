@@ -39,6 +39,7 @@ _PEAK_BACKLOG: Final = 20  # jobs that wait while the peak is measured
 _FILL_SECONDS: Final = 30.0  # until the backlog is there and every process has done something
 _FLAT_OUT: Final = 100_000.0  # images per minute: as many as may go
 _DRAIN_SECONDS: Final = 900.0
+_LATE_SECONDS: Final = 30.0  # for the PACS to be asked what it got, after the last delivery
 _DEFAULT_RATE: Final = 20.0
 
 
@@ -124,7 +125,7 @@ class Run:
         backlog: "dict[str, int]",
         conditions: dict[str, str],
     ) -> Outcome:
-        reports = self.arrivals.reports()
+        reports = self._reports(diary)
         # The answer to the last image may be written down after its report has come.
         waited = [
             max(0.0, reports[study][0] - at)
@@ -138,13 +139,22 @@ class Run:
             answers=[each for each in diary.answers if each.at >= since],
             diary=diary,
             until_report=waited,
-            unreported=len(diary.reportable.keys() - reports.keys()),
+            unreported=self.rows.images_of(diary.reportable.keys() - reports.keys()),
             held=self.watch.held(since),
             backlog_at_stop=backlog,
             backlog_at_end=self.rows.backlog(),
             ledger=[json.loads(line) for line in ledger.stdout.splitlines()],
             ledger_balanced=ledger.returncode == 0,
         )
+
+    def _reports(self, diary: Diary) -> dict[str, list[float]]:
+        """Return when SRs arrived; what the PACS has only just got is waited for."""
+        deadline = time.monotonic() + _LATE_SECONDS
+        while True:
+            reports = self.arrivals.reports()
+            if reports.keys() >= diary.reportable.keys() or time.monotonic() > deadline:
+                return reports
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager

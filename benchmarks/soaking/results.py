@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -108,6 +109,19 @@ class Rows:
         return self.count(
             "SELECT count(*) FROM job WHERE kind = 'analyse' AND state NOT IN ('pending', 'leased')"
         )
+
+    def images_of(self, studies: Iterable[str]) -> dict[str, list[str]]:
+        """Return state and reason of each image of these studies."""
+        query = sa.text(
+            "SELECT i.state, coalesce(i.reason, '') FROM instance i JOIN series s "
+            "ON i.series_id = s.id JOIN study t ON s.study_id = t.id "
+            "WHERE t.study_instance_uid = :uid ORDER BY i.id"
+        )
+        with self._engine.connect() as connection:
+            return {
+                uid: [" ".join(row).strip() for row in connection.execute(query, {"uid": uid})]
+                for uid in sorted(studies)
+            }
 
     def backlog(self) -> Counter[str]:
         """Return how much is not done yet, by kind."""

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ class Outcome:
     answers: Sequence[Answer]
     diary: Diary
     until_report: Sequence[float]
-    unreported: int
+    unreported: Mapping[str, list[str]]  # what became of the images of each study without SR
     held: Sequence[Held]
     backlog_at_stop: Counter[str]
     backlog_at_end: Counter[str]
@@ -53,7 +53,10 @@ class Outcome:
         if not self.ledger_balanced:
             found.append("the ledger does not balance")
         if self.unreported:
-            found.append(f"{self.unreported} studies were answered and have no SR in the PACS")
+            found += [
+                f"study {uid} was answered and has no SR in the PACS; its images: {images}"
+                for uid, images in self.unreported.items()
+            ]
         if open_work := +self.backlog_at_end:
             found.append(f"not done after the traffic: {dict(open_work)}")
         return found
