@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from migrations.schema import upgrade
 from models.audit import AuditAction, AuditEvent
+from models.base import utc_now
 from models.delivery import Destination
 from models.imaging import Instance, Series, Study
 from models.job import SHADOW, Job
@@ -91,6 +92,13 @@ def add_job(database: Database, instance_id: int, state: JobState = JobState.PEN
         session.add(job)
         session.flush()
         return job.id
+
+
+def publish_again(database: Database) -> None:
+    """Mark every waiting job as sent, as the dispatcher does when its pause is over."""
+    with database.write() as session:
+        waiting = update(Job).where(Job.state == JobState.PENDING)
+        session.execute(waiting.values(published_at=utc_now()))
 
 
 def add_analysis(

@@ -30,10 +30,15 @@ def claim(database: Database, job_id: int, lease_seconds: float) -> Job | None:
     """Lease a pending job, counting the attempt; None when it is not there to be had.
 
     A message that comes twice, or after the job has ended, finds it not pending and is dropped.
+    So is one that comes again, after its worker died, to a job that was taken back and pauses: the
+    dispatcher sends another when the pause is over. One that it did send is not judged by the
+    clock, for that of another host may be behind.
     """
     with database.write() as session:
         job = session.get(Job, job_id)
         if job is None or job.state is not JobState.PENDING:
+            return None
+        if job.published_at is None and job.not_before > utc_now():
             return None
         won = advance(
             session,

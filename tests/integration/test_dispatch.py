@@ -22,6 +22,7 @@ from dicom_node import dispatch
 from dicom_node.dispatch import Dispatcher
 from dicom_node.ledger import compute
 from dicom_node.queue import JobQueue
+from dicom_node.taking_back import pause_seconds
 from models.base import utc_now
 from models.delivery import Delivery
 from models.imaging import Instance, Study
@@ -241,6 +242,10 @@ def test_an_expired_lease_is_taken_back_and_given_up_after_the_last_attempt(benc
         bench.dispatcher.step()
         (job,) = bench.all(Job)
         assert job.state is (JobState.PENDING if attempt < 3 else JobState.DEAD)
+        if attempt < 3:  # spaced, further and further
+            pause = (job.not_before - utc_now()).total_seconds()
+            assert pause == pytest.approx(pause_seconds(attempt), abs=2)
+    assert (pause_seconds(1), pause_seconds(2)) == (5, 10)
     (row,) = bench.all(Instance)
     assert (row.state, row.reason) == (InstanceState.FAILED, "worker_lost")
     lines = {line.name: line for line in compute(bench.database, bench.dispatcher._settings)}

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from builders import chest_dataset, write_part10
 from bundles import copy_bundle
-from rows import add_instance, add_job, add_shadow_job, count, open_database, outcomes
+from rows import (
+    add_instance,
+    add_job,
+    add_shadow_job,
+    count,
+    open_database,
+    outcomes,
+    publish_again,
+)
 from sqlalchemy import select, update
 
 from models.audit import AuditAction
@@ -147,6 +155,7 @@ def test_a_message_that_comes_twice_and_a_retry_give_one_result(
         patched.setattr(tasks, "analyse_image", broken)
         tasks.shadow(shadow, runtime)
     assert (_job(runtime).state, _job(runtime).attempts) == (JobState.PENDING, 1)
+    publish_again(runtime.database)
     for _ in "ab":
         tasks.shadow(shadow, runtime)
     assert (_job(runtime).state, _job(runtime).attempts) == (JobState.DONE, 2)
@@ -178,6 +187,7 @@ def test_software_that_breaks_ends_the_job_and_leaves_the_image(
     monkeypatch.setattr(tasks, "analyse_image", broken)
     for _ in "abc":
         tasks.shadow(shadow, runtime)
+        publish_again(runtime.database)
     assert (_job(runtime).state, _job(runtime).error) == (JobState.DEAD, "ZeroDivisionError")
     instance = _one(runtime, Instance)
     assert (instance.state, instance.reason) == (InstanceState.ANALYSED, None)
@@ -207,6 +217,7 @@ def test_a_model_that_is_not_installed_gives_its_reason(
     for _ in "abc":
         tasks.shadow(shadow, runtime)
         tasks.analyse(analyse, runtime)
+        publish_again(runtime.database)
     assert (_job(runtime).state, _job(runtime).error) == (JobState.DEAD, "model_unavailable")
     row = _one(runtime, Instance, Instance.id == instance)
     assert (row.state, row.reason) == (InstanceState.FAILED, "model_unavailable")

@@ -10,7 +10,7 @@ import highdicom as hd
 import pytest
 from builders import chest_dataset, write_part10
 from pydicom import dcmread
-from rows import SEG, add_instance, add_job, open_database
+from rows import SEG, add_instance, add_job, open_database, publish_again
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
@@ -129,6 +129,21 @@ def test_a_message_that_comes_twice_does_nothing_the_second_time(
     assert _one(runtime, Job).attempts == 1
 
 
+def test_a_message_of_before_the_pause_of_a_job_does_nothing(
+    runtime: tasks.Runtime, job: Callable[..., int]
+) -> None:
+    """The broker gives it out again when its worker died; the clock of this host may be behind."""
+    job_id = job(ViewPosition="LL")
+    pauses = {"published_at": None, "not_before": utc_now() + timedelta(hours=1)}
+    with runtime.database.write() as session:
+        session.execute(update(Job).values(pauses))
+    tasks.analyse(job_id, runtime)
+    assert (_one(runtime, Job).state, _one(runtime, Job).attempts) == (JobState.PENDING, 0)
+    publish_again(runtime.database)
+    tasks.analyse(job_id, runtime)
+    assert _one(runtime, Job).state is JobState.DONE
+
+
 def test_a_lateral_view_gets_a_reason_and_no_number(
     runtime: tasks.Runtime, job: Callable[..., int]
 ) -> None:
@@ -168,6 +183,7 @@ def test_software_that_breaks_gives_the_job_back_until_its_attempts_are_used_up(
         tasks.analyse(job_id, runtime)
         row = _one(runtime, Job)
         assert (row.state, row.attempts, row.published_at) == (JobState.PENDING, attempt, None)
+        publish_again(runtime.database)
     tasks.analyse(job_id, runtime)
     assert _one(runtime, Job).state is JobState.DEAD
     instance = _one(runtime, Instance)
@@ -192,6 +208,7 @@ def test_a_full_disk_or_a_database_that_is_away_uses_up_no_attempt(
             row = _one(runtime, Job)
             assert (row.state, row.attempts) == (JobState.PENDING, 0)
             assert row.not_before > utc_now()
+            publish_again(runtime.database)
     tasks.analyse(job_id, runtime)
     assert _one(runtime, Job).state is JobState.DONE
 
@@ -233,6 +250,7 @@ def test_rows_that_are_refused_leave_no_files_and_use_up_attempts(
     for attempt in (1, 2):
         tasks.analyse(job_id, runtime)
         assert _one(runtime, Job).attempts == attempt
+        publish_again(runtime.database)
     tasks.analyse(job_id, runtime)
     assert _one(runtime, Job).state is JobState.DEAD
     assert _files(runtime.settings) == before
