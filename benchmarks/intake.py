@@ -67,16 +67,30 @@ def main() -> None:
     ]
     turns = [(size, senders, name) for _ in range(arguments.rounds) for size, senders in cells
              for name in wanted]  # fmt: skip
-    for size, senders, name in track(turns, console=Console(stderr=True), description="measuring"):
-        with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="intake-") as folder:
+    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="intake-") as root:
+        Path(root).chmod(0o711)  # PostgreSQL runs as a user of its own
+        for size, senders, name in track(turns, console=Console(stderr=True)):
+            folder = Path(tempfile.mkdtemp(dir=root))
             if name == "raw":
-                measured = raw(Path(folder), SIZES[size], senders, arguments.seconds)
+                measured = raw(folder, SIZES[size], senders, arguments.seconds)
             else:
-                measured = _measure(receivers[name], Path(folder), SIZES[size], senders, arguments)
+                measured = _measure(receivers[name], folder, SIZES[size], senders, arguments)
             figures.setdefault((size, name, senders), []).append(measured)
-        os.sync()  # nobody pays for what another one left in the page cache
+            _empty(folder)
     for size in arguments.sizes or SIZES:
         _print_table(size, wanted, arguments.senders or SENDERS, figures)
+
+
+def _empty(folder: Path) -> None:
+    """Give the room back, so that nobody pays for what another one left.
+
+    Files are emptied, not deleted: for a minute ext4 looks at every deleted inode before it makes a
+    new one, and the next receiver would pay for that.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.truncate(path, 0)
+    os.sync()
 
 
 def _measure(
@@ -181,7 +195,7 @@ def node(folder: Path, listeners: int | None, url: str | None) -> Iterator[tuple
 def node_on_postgres(folder: Path, listeners: int | None) -> Iterator[tuple[int, Database]]:
     """Run our listener with a PostgreSQL of its own, which does fsync."""
     binaries = find_postgres() or _missing("PostgreSQL")
-    folder.chmod(0o711)  # PostgreSQL runs as a user of its own
+    folder.chmod(0o711)
     with (
         postgres(binaries, durable=True, folder=folder) as url,
         node(folder, listeners, f"{url}/postgres") as found,

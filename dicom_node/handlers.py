@@ -108,8 +108,12 @@ class Handlers:
             msg = "the C-STORE command has no data set"
             raise NotUnderstoodError(msg)
         self.spool.require_room()
+        if len(self.reception) == 1:  # else others use the time
+            self.spool.begin_sync(received)
+        else:
+            received.sync()
         identity = identity_of(received, request)
-        key = self.spool.adopt(received, at_once=len(self.reception) == 1)
+        key = self.spool.adopt(received)
         spooled = SpooledInstance(
             storage_key=key,
             path=self.spool.path(key),
@@ -121,7 +125,7 @@ class Handlers:
         )
         # If the commit fails after it took effect (connection lost at the answer), a row may point
         # to this file: it stays, and the orphan sweep settles it either way.
-        outcome = self.recorder.record(spooled)
+        outcome = self.recorder.record(spooled, received.sync)
         drop_if_extra(self.database, self.spool, key, outcome)
         return outcome
 

@@ -132,11 +132,12 @@ def _uid(ds: Dataset | Mapping[str, str], keyword: str) -> str:
 def identity_of(received: ReceivedFile, request: StoreRequest) -> Identity:
     """Return the identity of what was just received: as a rule its first bytes are enough.
 
-    Raises as `read_identity`.
+    Raises as `read_identity`, and SpoolFullError.
     """
     found = scan(received.head, request.transfer_syntax_uid)
     if found is not None:
         return _identity(found, request)
+    received.require_written()
     return read_identity(received.path, received.data_set_offset, request)
 
 

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 Serve = Callable[[Association, StoreCommand, ReceivedFile | None], int]
 
-_CHUNK_BYTES: Final = 1 << 18  # read at once
+_CHUNK_BYTES: Final = 1 << 18  # of what is no data set, read at once
 _FOREIGN_BYTES: Final = 8 << 20  # longest PDU, or command, that is read into memory
 _TICK_SECONDS: Final = 0.05  # between two looks whether pynetdicom has something to do
 _AWAKE_SECONDS: Final = 1.0  # after which pynetdicom's threads go back to that pace
@@ -117,7 +117,6 @@ class StoreReader:
         self._reception, self._serve = reception, serve
         self._sock: socket.socket | None = None
         self._poller = select.poll()
-        self._buffer = memoryview(b"")
         self._message: _Message | None = None
         self._fragments: list[tuple[int, int, bytes]] = []  # of a command, until it is whole
         self._foreign: list[tuple[int, int, bytes]] = []  # fragments of pynetdicom's messages
@@ -286,16 +285,15 @@ class StoreReader:
         if self._peer is None:
             self._peer = peer_of(self._assoc)
         self._message = _Message(command, self._reception.open(request, self._peer))
-        if not self._buffer:
-            self._buffer = memoryview(bytearray(_CHUNK_BYTES))
 
     def _receive(self, file: ReceivedFile, length: int) -> None:
         sock = self._connected()
         while length:
-            count = sock.recv_into(self._buffer, min(length, _CHUNK_BYTES))
+            room = file.room()
+            count = sock.recv_into(room, min(length, len(room)))
             if count == 0:
                 raise _ConnectionClosedError
-            file.write(self._buffer[:count])
+            file.filled(count)
             length -= count
             self._dul._idle_timer.restart()  # noqa: SLF001  no public name
 

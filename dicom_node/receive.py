@@ -6,22 +6,22 @@ data set is what the peer sent, byte for byte.
 
 import contextlib
 import hashlib
-import os
 import secrets
 import struct
 import threading
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Final
 
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
 
+from dicom_node.direct import Buffers, DirectFile
 from dicom_node.errors import SpoolFullError
 from dicom_node.types import Peer, StoreRequest
 
 _META_END = 144  # preamble 128, "DICM" 4, (0002,0000) UL 12: what its value counts starts here
 _META_LENGTH = slice(140, 144)
-_AHEAD_BYTES: Final = 1 << 20  # written between two hints to the disk
-_HEAD_BYTES: Final = 1 << 16  # of the data set, kept for reading its identity
+_HEAD_BYTES: Final = 1 << 16  # of the data set, kept for reading its identity: less than a buffer
 
 
 def file_meta(request: StoreRequest, peer: Peer) -> bytes:
@@ -53,86 +53,160 @@ def _text(element: int, vr: bytes, text: str) -> bytes:
 class ReceivedFile:
     """A temporary file that never raises while receiving.
 
-    After a failed write it drains: bytes are dropped, the association lives on, and the C-STORE
-    handler finds the error and answers 0xA700.
+    What comes is put into `room()` and told of by `filled()`. After a failed write it drains: bytes
+    are dropped, the association lives on, and the C-STORE handler finds the error and answers
+    0xA700. The last part is written and synced by `sync`, or by `begin_sync` beside other work.
     """
 
-    def __init__(self, folder: Path, meta: bytes) -> None:
+    def __init__(self, folder: Path, meta: bytes, buffers: Buffers | None = None) -> None:
         self.error: OSError | None = None
         self.size = 0  # of the file, in bytes
-        self.head = b""  # the first bytes of the data set
         self.data_set_offset = len(meta)
+        self.is_adopted = False  # the spool has it under its final name
         self._digest = hashlib.sha256()
-        self._descriptor = -1
-        self._begun = 0  # bytes that the disk was told to write
+        self._head: bytes | None = None
+        self._buffers = buffers or Buffers()
+        self._buffer = self._buffers.take()
+        self._view = memoryview(self._buffer)
+        self._held = self._hashed = 0  # bytes in the buffer; how many of them are hashed
+        self._is_finished = self._is_synced = False
+        self._syncing: Future[None] | None = None
+        self._file: DirectFile | None = None
         self.path = folder / "unopened"
         path = folder / f"{secrets.token_hex(16)}.part"
         try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._file = DirectFile(path)
             self.path = path
         except OSError as error:
             self.error = error
-        self._append(memoryview(meta))
+        self._view[: len(meta)] = meta
+        self._held = self._hashed = self.size = len(meta)
+
+    def room(self) -> memoryview:
+        """Return where the next bytes of the data set may be put; there is always some room."""
+        if self._held == len(self._view):
+            self._write_out()
+            if self.error is not None:
+                self._remove()  # its room is for others
+            self._hash()
+            self._head = self.head
+            self._held = self._hashed = 0
+        return self._view[self._held :]
+
+    def filled(self, count: int) -> None:
+        """Take over the first `count` bytes of what `room()` returned."""
+        self._held += count
+        self.size += count
 
     def write(self, data: memoryview) -> None:
-        """Append bytes of the data set, or drop them after an earlier failure."""
-        if len(self.head) < _HEAD_BYTES:
-            self.head += data[: _HEAD_BYTES - len(self.head)]
-        self._digest.update(data)
-        self._append(data)
+        """Append bytes of the data set from elsewhere."""
+        while data:
+            room = self.room()
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            self.filled(count)
+            data = data[count:]
 
-    def _append(self, data: memoryview) -> None:
-        self.size += len(data)
-        if self.error is not None:
-            return
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-            if self.size - self._begun >= _AHEAD_BYTES:
-                self._hint()
-        except OSError as error:
-            self.error = error
-            self.discard()
-
-    def _hint(self) -> None:
-        """Have the disk begin, else all of it waits for the fsync. Not every system knows how."""
-        new = self.size - self._begun
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(self._descriptor, self._begun, new, os.POSIX_FADV_DONTNEED)
-        self._begun = self.size
+    @property
+    def head(self) -> bytes:
+        """The first bytes of the data set, _HEAD_BYTES at most."""
+        if self._head is not None:
+            return self._head
+        end = min(self._held, self.data_set_offset + _HEAD_BYTES)
+        return bytes(self._view[self.data_set_offset : end])
 
     @property
     def data_set_sha256(self) -> str:
         """SHA-256 of the data set so far, in hexadecimal."""
+        self._hash()
         return self._digest.hexdigest()
 
+    def _hash(self) -> None:
+        begin, self._hashed = self._hashed, self._held
+        self._digest.update(self._view[begin : self._held])
+
+    def _write_out(self) -> None:
+        """Write the buffer, or drop it after an earlier failure."""
+        if self.error is not None or self._file is None:
+            return
+        try:
+            self._file.write(self._view[: self._held])
+        except OSError as error:
+            self.error = error
+
+    def finish(self) -> None:
+        """Write what is still in the buffer: the data set is whole. Twice is fine."""
+        self._wait()
+        if not self._is_finished:
+            self._is_finished = True
+            self._write_out()
+
+    def begin_sync(self, executor: Executor) -> None:
+        """Finish, and make the bytes durable, in another thread; `sync` waits for it.
+
+        Raises SpoolFullError when bytes before could not be written.
+        """
+        self._require_sound()
+        self._syncing = executor.submit(self._finish_and_sync)
+
+    def _finish_and_sync(self) -> None:
+        self._is_finished = True
+        self._write_out()
+        self._sync_file()
+
+    def _sync_file(self) -> None:
+        if self.error is not None or self._file is None:
+            return
+        try:
+            self._file.sync()
+            self._is_synced = True
+        except OSError as error:
+            self.error = error
+
+    def _wait(self) -> None:
+        if self._syncing is not None:
+            self._syncing.result()
+
     def require_written(self) -> None:
-        """Raise SpoolFullError when any of the bytes could not be written."""
+        """Finish. Raises SpoolFullError when any of the bytes could not be written."""
+        self.finish()
+        self._require_sound()
+
+    def _require_sound(self) -> None:
         if self.error is not None:
-            self.discard()
+            self._remove()
             msg = f"the spool's disk refused the data set: {self.error.strerror}"
             raise SpoolFullError(msg) from self.error
 
     def sync(self) -> None:
-        """Make the bytes durable. Raises SpoolFullError when they cannot be."""
-        try:
-            os.fsync(self._descriptor)
-        except OSError as error:
-            self.error = error
-        self.require_written()
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; closing twice is fine."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Make the bytes durable, once. Raises SpoolFullError when they cannot be."""
+        self.finish()
+        if not self._is_synced:
+            self._sync_file()
+        self._require_sound()
 
     def discard(self) -> None:
-        """Close and remove the file, unless the spool has it already."""
+        """End the use of the file; remove it, unless the spool has it."""
+        self._wait()
+        if self.is_adopted:
+            self.close()
+        else:
+            self._remove()
+        if self._view:
+            self._view.release()
+            self._view = memoryview(b"")
+            self._held = self._hashed = 0
+            self._buffers.give_back(self._buffer)
+
+    def _remove(self) -> None:
         self.close()
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self._file is not None:
+            self._file.close()
 
 
 class Reception:
@@ -140,12 +214,13 @@ class Reception:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._buffers = Buffers()
         self._files: set[ReceivedFile] = set()
         self._lock = threading.Lock()
 
     def open(self, request: StoreRequest, peer: Peer) -> ReceivedFile:
         """Begin a file; it never raises (ReceivedFile)."""
-        received = ReceivedFile(self._folder, file_meta(request, peer))
+        received = ReceivedFile(self._folder, file_meta(request, peer), self._buffers)
         with self._lock:
             self._files.add(received)
         return received

@@ -9,7 +9,7 @@ whatever meets a race, goes to `record_instance`.
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +17,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.errors import StoreError
 from dicom_node.intake import record_instance
 from dicom_node.plain import PlainRows
 from dicom_node.types import SpooledInstance
@@ -35,6 +36,7 @@ class _Waiting:
     """One object on its way to its rows."""
 
     spooled: SpooledInstance
+    sync: Callable[[], None]
     is_recorded: bool = False
     is_done: bool = False
     error: SQLAlchemyError | None = None  # the database cannot be had at all
@@ -51,12 +53,14 @@ class Recorder:
         self._writing = threading.Lock()
         self._connection: Connection | None = None  # used by who writes
 
-    def record(self, spooled: SpooledInstance) -> StoreOutcome:
+    def record(self, spooled: SpooledInstance, sync: Callable[[], None]) -> StoreOutcome:
         """Write the rows of one object; when this returns, they are committed.
 
-        Raises sqlalchemy.exc.SQLAlchemyError when the database cannot be written.
+        Before the commit `sync` is called: it returns when the object's bytes are durable, or
+        raises; then there are no rows. Raises what `sync` raises, and
+        sqlalchemy.exc.SQLAlchemyError when the database cannot be written.
         """
-        mine = _Waiting(spooled)
+        mine = _Waiting(spooled, sync)
         with self._lock:
             self._waiting.append(mine)
         with self._writing:  # who comes first writes for all who came meanwhile
@@ -68,6 +72,7 @@ class Recorder:
             raise mine.error
         if mine.is_recorded:
             return StoreOutcome.STORED
+        sync()
         return record_instance(self._database, self._settings, spooled)
 
     def _write(self, batch: list[_Waiting]) -> None:
@@ -79,10 +84,14 @@ class Recorder:
                 has_begun = True
                 in_order = sorted(batch, key=_study)  # of locks: the same in every process
                 plain = {each for each in in_order if self._plain.add(connection, each.spooled)}
+                for each in plain:
+                    each.sync()
             recorded = plain  # committed, not before
         except SQLAlchemyError as error:
             if not has_begun:
                 batch = self._give_up(batch, error)
+            log.info("%d objects are not recorded together: %s", len(batch), type(error).__name__)
+        except (StoreError, OSError) as error:  # of one file; `record` finds out whose
             log.info("%d objects are not recorded together: %s", len(batch), type(error).__name__)
         finally:
             for each in batch:

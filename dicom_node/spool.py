@@ -63,15 +63,17 @@ class Spool:
             )
             raise SpoolFullError(msg)
 
-    def adopt(self, received: ReceivedFile, *, at_once: bool = True) -> str:
-        """Give a received file its final name and return its storage key.
+    def begin_sync(self, received: ReceivedFile) -> None:
+        """Have a received file written and synced while its rows are made."""
+        received.begin_sync(self._syncing)
 
-        When this returns, the bytes survive a power cut. The name holds the SHA-256 of the data
-        set: a file that a power cut took in the middle of this is told from a whole one, so file
-        and folder can be synced at the same time. Raises SpoolFullError when the bytes could not be
-        written, OSError when the folder could not; then there is no file.
+    def adopt(self, received: ReceivedFile) -> str:
+        """Give a received file its final name, for good, and return its storage key.
+
+        The bytes themselves survive a power cut when `received.sync()` has returned. The name holds
+        the SHA-256 of the data set: a file that a power cut took before that is told from a whole
+        one. Raises OSError when the folder cannot be made durable; then there is no file.
         """
-        received.require_written()
         key = new_key(f".{received.data_set_sha256}.dcm")
         final = self.path(key)
         try:
@@ -79,19 +81,9 @@ class Spool:
         except FileNotFoundError:  # a restored backup may lack empty folders
             make_directory(final.parent)
             received.path.rename(final)
-        try:
-            if at_once:
-                folder = self._syncing.submit(fsync_directory, final.parent)
-                try:
-                    received.sync()
-                finally:
-                    folder.result()
-            else:
-                received.sync()
-                fsync_directory(final.parent)
-        except BaseException:
-            final.unlink(missing_ok=True)
-            raise
+        received.path = final
+        fsync_directory(final.parent)
+        received.is_adopted = True
         return key
 
     def sync(self, key: str) -> None:

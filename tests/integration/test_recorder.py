@@ -16,6 +16,7 @@ from rows import open_database
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
+from dicom_node.errors import SpoolFullError
 from dicom_node.intake import record_instance
 from dicom_node.peer import audit
 from dicom_node.plain import PlainRows
@@ -74,6 +75,10 @@ def _spooled(number: int, calling_aet: str = "PACS", **attributes: Any) -> Spool
         size_bytes=1000 + number,
         peer=Peer(calling_aet, "NODE", "10.0.0.1:1234"),
     )
+
+
+def _durable() -> None:
+    """Say of the bytes of an object, which nobody sent here, that they survive a power cut."""
 
 
 def _rows(database: Database) -> dict[str, list[dict[str, Any]]]:
@@ -149,7 +154,7 @@ def test_what_is_not_plain_is_left_and_changes_nothing(
         assert not PlainRows(database.engine.dialect, settings).add(connection, spooled)
     assert _rows(database) == before
     with closing(Recorder(database, settings)) as recorder:
-        assert recorder.record(spooled) in StoreOutcome  # the long way knows
+        assert recorder.record(spooled, _durable) in StoreOutcome  # the long way knows
 
 
 def test_what_happens_while_a_study_is_locked_is_seen(
@@ -161,10 +166,10 @@ def test_what_happens_while_a_study_is_locked_is_seen(
     note = _spooled(2, sop_class_uid=KEY_OBJECT)
     record_instance(database, settings, note)
     with closing(Recorder(database, settings)) as recorder, ThreadPoolExecutor(1) as pool:
-        recorder.record(_spooled(20))  # elsewhere: has the connection
+        recorder.record(_spooled(20), _durable)  # elsewhere: has the connection
         with database.write() as session:
             session.scalars(select(Study).with_for_update()).all()
-            late = pool.submit(recorder.record, _spooled(3))
+            late = pool.submit(recorder.record, _spooled(3), _durable)
             time.sleep(1.0)  # it looked, and waits for the study
             key_object = session.scalars(select(KeyObject)).one()
             key_object.reason = "rejected_quality"
@@ -183,7 +188,7 @@ def test_many_at_once_are_all_recorded_once(database: Database, settings: Settin
             stack.enter_context(closing(Recorder(database, settings))) for _ in range(3)
         ]
         jobs = [
-            pool.submit(recorders[n % 3].record, replace(each, storage_key=f"cd/{n}.dcm"))
+            pool.submit(recorders[n % 3].record, replace(each, storage_key=f"cd/{n}.dcm"), _durable)
             for n, each in enumerate(objects)
         ]
         outcomes = [job.result() for job in jobs]
@@ -206,7 +211,8 @@ def test_a_failure_in_a_batch_costs_no_other_object(database: Database, settings
     taken = replace(_spooled(20), storage_key="ab/2.dcm")  # unique, and taken
     with closing(Recorder(database, settings)) as recorder, ThreadPoolExecutor(8) as pool:
         jobs = [
-            pool.submit(recorder.record, each) for each in (taken, *map(_spooled, range(30, 37)))
+            pool.submit(recorder.record, each, _durable)
+            for each in (taken, *map(_spooled, range(30, 37)))
         ]
         errors = [job.exception() for job in jobs]
     assert errors[0] is not None
@@ -218,7 +224,7 @@ def _together(recorder: Recorder, objects: list[SpooledInstance]) -> list[object
     """Record all of them in one batch; return what each got, an outcome or an error."""
     with ThreadPoolExecutor(len(objects)) as pool:
         with recorder._writing:
-            jobs = [pool.submit(recorder.record, each) for each in objects]
+            jobs = [pool.submit(recorder.record, each, _durable) for each in objects]
             while len(recorder._waiting) < len(objects):
                 time.sleep(0.01)
         return [job.exception() or job.result() for job in jobs]
@@ -247,14 +253,14 @@ def test_who_waited_for_a_locked_database_does_not_wait_again(
         closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other,
         closing(Recorder(database, settings)) as recorder,
     ):
-        recorder.record(_spooled(2))
+        recorder.record(_spooled(2), _durable)
         other.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
         got = _together(recorder, [_spooled(number) for number in range(4, 8)])
         assert time.monotonic() - begun < 3.5  # not twice, and not one after the other
         assert [type(each) for each in got] == [OperationalError] * 4
         other.execute("ROLLBACK")
-        assert recorder.record(_spooled(8)) is StoreOutcome.STORED
+        assert recorder.record(_spooled(8), _durable) is StoreOutcome.STORED
 
 
 def test_an_answer_waits_only_shortly_for_its_event(
@@ -274,3 +280,25 @@ def test_an_answer_waits_only_shortly_for_its_event(
         other.execute("ROLLBACK")
         with database.write() as session:  # over the same connection: patient again
             assert session.scalar(text("PRAGMA busy_timeout")) == 30_000
+
+
+def test_rows_wait_until_the_bytes_are_durable(database: Database, settings: Settings) -> None:
+    """A disk that refuses one object's bytes leaves it without rows, and the others with theirs."""
+
+    def refuse() -> None:
+        msg = "the spool's disk refused the data set"
+        raise SpoolFullError(msg)
+
+    syncs = {2: _durable, 4: refuse, 6: _durable}
+    with closing(Recorder(database, settings)) as recorder, ThreadPoolExecutor(3) as pool:
+        with recorder._writing:
+            jobs = [
+                pool.submit(recorder.record, _spooled(number), sync)
+                for number, sync in syncs.items()
+            ]
+            while len(recorder._waiting) < len(jobs):
+                time.sleep(0.01)
+        got = [job.exception() or job.result() for job in jobs]
+    assert [type(each) for each in got] == [StoreOutcome, SpoolFullError, StoreOutcome]
+    rows = _rows(database)["instance"]
+    assert {row["sop_instance_uid"] for row in rows} == {"1.2.2", "1.2.6"}

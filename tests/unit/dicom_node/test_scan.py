@@ -92,6 +92,7 @@ def _received(folder: Path, data: bytes, syntax: str) -> tuple[ReceivedFile, Sto
     request = StoreRequest("1.2", "1.3", syntax)
     received = ReceivedFile(folder, file_meta(request, Peer("A", "B", "")))
     received.write(memoryview(data))
+    received.finish()
     return received, request
 
 
