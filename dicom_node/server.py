@@ -8,14 +8,15 @@ without a time-out. `NodeServer` admits a connection in its own thread first: ad
 byte, TLS handshake, each with a deadline; only then is there an association. What pynetdicom cannot
 end by itself is cut.
 
-It overrides `server_bind`, `server_activate`, `get_request`, `finish_request`, `service_actions`
-and `server_close` of socketserver, and uses `make_server`, `Association._kill` and `dul` of
-pynetdicom. test_silent_peers.py and test_tls.py in tests/integration notice when a new pynetdicom
-no longer works so.
+It overrides `fileno`, `server_bind`, `server_activate`, `get_request`, `finish_request`,
+`service_actions` and `server_close` of socketserver, and uses `make_server`, `Association._kill`
+and `dul` of pynetdicom. test_silent_peers.py and test_tls.py in tests/integration notice when a new
+pynetdicom no longer works so.
 """
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import ssl
@@ -74,6 +75,10 @@ class NodeServer(ThreadedAssociationServer):
         **kwargs: Any,  # noqa: ANN401  pynetdicom's
     ) -> None:
         self._listening, self._admission = listening, admission
+        # What the accept loop waits for: a connection, or its end, which it need not look for.
+        self._ready, self._end = select.epoll(), os.eventfd(0)
+        self._ready.register(listening, select.EPOLLIN)
+        self._ready.register(self._end, select.EPOLLIN)
         self._lock = threading.Lock()
         self._waiting: dict[socket.socket, None] = {}
         self._ended: dict[Association, float] = {}
@@ -113,6 +118,10 @@ class NodeServer(ThreadedAssociationServer):
 
     def server_activate(self) -> None:
         """Do nothing: the socket listens already."""
+
+    def fileno(self) -> int:
+        """Return what is readable when there is something to do for the accept loop."""
+        return self._ready.fileno()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection. Raises BlockingIOError when another process was faster.
@@ -155,8 +164,11 @@ class NodeServer(ThreadedAssociationServer):
 
     def shutdown(self) -> None:
         """End the accept loop and close its socket and what waits; associations go on."""
+        os.eventfd_write(self._end, 1)
         BaseServer.shutdown(self)  # pynetdicom's would look for a server that `start_server` made
         self.server_close()
+        self._ready.close()
+        os.close(self._end)
 
     def server_close(self) -> None:
         """Close the listening socket and every connection that has not asked for an association.

@@ -3,6 +3,9 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -34,12 +37,35 @@ SC = "1.2.840.10008.5.1.4.1.1.7"
 @contextmanager
 def open_database(url: str) -> Iterator[Database]:
     """Yield a database with the newest schema."""
+    is_copied = _copy_schema(url)
     database = Database(url)
     try:
-        upgrade(database)
+        if not is_copied:
+            upgrade(database)
         yield database
     finally:
         database.dispose()
+
+
+def _copy_schema(url: str) -> bool:
+    """Begin a new SQLite file as a copy of one that was migrated before: that is much faster."""
+    kind, _, path = url.partition(":///")
+    if kind != "sqlite" or Path(path).exists():
+        return False
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(_migrated())
+    return True
+
+
+@cache
+def _migrated() -> bytes:
+    with TemporaryDirectory(prefix="schema-") as folder:
+        path = Path(folder) / "new.db"
+        database = Database(f"sqlite:///{path}")
+        upgrade(database)
+        database.dispose()
+        assert [each.name for each in Path(folder).iterdir()] == [path.name]  # no log beside it
+        return path.read_bytes()
 
 
 def random_uid() -> str:
