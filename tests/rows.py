@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 from sqlalchemy.orm import Session
 
 from migrations.schema import upgrade
@@ -37,28 +37,48 @@ SC = "1.2.840.10008.5.1.4.1.1.7"
 @contextmanager
 def open_database(url: str) -> Iterator[Database]:
     """Yield a database with the newest schema."""
-    is_copied = _copy_schema(url)
+    kind, _, path = url.partition(":///")
+    is_new_file = kind == "sqlite" and not Path(path).exists()
+    if is_new_file:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(_migrated_file())
     database = Database(url)
     try:
-        if not is_copied:
+        if database.engine.dialect.name == "postgresql":
+            _migrate_postgres(database)
+        elif not is_new_file:
             upgrade(database)
         yield database
     finally:
         database.dispose()
 
 
-def _copy_schema(url: str) -> bool:
-    """Begin a new SQLite file as a copy of one that was migrated before: that is much faster."""
-    kind, _, path = url.partition(":///")
-    if kind != "sqlite" or Path(path).exists():
-        return False
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(_migrated())
-    return True
+# What the migrations do is done again from here: they take most of the time of a short test.
+_MIGRATING: list[str] = []
+
+
+def _migrate_postgres(database: Database) -> None:
+    """Migrate a database; one without tables by the statements of the first time."""
+    with database.engine.begin() as connection:
+        tables = connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar()
+        if tables is None and _MIGRATING:
+            connection.exec_driver_sql(";".join(_MIGRATING))
+            return
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("SELECT"):
+            statements.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    upgrade(database)
+    event.remove(database.engine, "before_cursor_execute", note)
+    if tables is None:
+        _MIGRATING[:] = statements
 
 
 @cache
-def _migrated() -> bytes:
+def _migrated_file() -> bytes:
     with TemporaryDirectory(prefix="schema-") as folder:
         path = Path(folder) / "new.db"
         database = Database(f"sqlite:///{path}")
