@@ -13,7 +13,7 @@ import pytest
 import servers
 import sqlalchemy as sa
 from absent import missing
-from dicomweb import PLUGIN, WebOrthanc
+from dicomweb import PLUGIN, WebOrthanc, kill_orthanc
 from smalldisk import CannotMountError, SmallDisk, small_disk
 
 from dicom_node.demo.pacs import OrthancPacs, StoragePacs, find_orthanc
@@ -99,7 +99,7 @@ def orthanc(tmp_path: Path) -> Iterator[OrthancPacs]:
     try:
         yield pacs
     finally:
-        pacs.close()
+        kill_orthanc(pacs)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def web_orthanc(tmp_path: Path) -> Iterator[WebOrthanc]:
     try:
         yield pacs
     finally:
-        pacs.close()
+        kill_orthanc(pacs)
 
 
 @pytest.fixture

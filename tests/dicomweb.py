@@ -15,6 +15,12 @@ PLUGIN: Final = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 ROOT: Final = "/dicom-web/"
 
 
+def kill_orthanc(pacs: OrthancPacs) -> None:
+    """End an Orthanc that is not used again: when it is asked to, it takes seconds."""
+    pacs._process.kill()
+    pacs.close()
+
+
 class WebOrthanc(OrthancPacs):
     """A private Orthanc that also answers QIDO-RS and WADO-RS below `/dicom-web/`."""
 

@@ -39,14 +39,21 @@ def _echo(node: NodeProcess) -> int | None:
     return status
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[NodeProcess]:
-    process = make_node(tmp_path / "node")
+@pytest.fixture(scope="module")
+def _node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    process = make_node(tmp_path_factory.mktemp("up") / "node")
     try:
-        process.start()
         yield process
     finally:
         process.stop()
+
+
+@pytest.fixture
+def node(_node: NodeProcess) -> NodeProcess:
+    """A node that is up: that of the test before, unless it has ended it."""
+    if not _node.is_running():
+        _node.start()
+    return _node
 
 
 def test_ready_means_dicom_and_health_answer(node: NodeProcess) -> None:
@@ -56,20 +63,26 @@ def test_ready_means_dicom_and_health_answer(node: NodeProcess) -> None:
     assert node.run("ledger", "--repair").returncode == 0
 
 
+def test_a_taken_port_is_said_and_ends_the_node(node: NodeProcess, tmp_path: Path) -> None:
+    """The first node answers the second one's C-ECHO: that must not make the second `ready`."""
+    second = NodeProcess(tmp_path / "second", dicom_port=node.dicom_port, web_port=free_ports(1)[0])
+    try:
+        with pytest.raises(NodeProcessError, match="ended with 1"):
+            second.start(60)
+    finally:
+        second.stop()
+    said = second.stderr.read_text()
+    assert f"cannot listen on 0.0.0.0:{node.dicom_port}" in said
+    assert "--dicom-port" in said
+    assert "Traceback" not in said
+
+
 def test_sigterm_ends_with_0_and_leaves_no_process(node: NodeProcess) -> None:
     family = psutil.Process(node.pid).children(recursive=True)
     assert len(family) >= 5  # redis, listener, dispatch, delivery, web, worker and its pool
     assert node.stop() == 0
     assert [each for each in family if each.is_running()] == []
     assert node.stdout.read_text() == "ready\n"
-
-
-def test_sigint_is_as_clean_as_sigterm(node: NodeProcess) -> None:
-    family = psutil.Process(node.pid).children(recursive=True)
-    psutil.Process(node.pid).send_signal(signal.SIGINT)
-    wait_until(lambda: not node.is_running(), 90, "end after SIGINT")
-    assert node.stop() == 0
-    assert [each for each in family if each.is_running()] == []
 
 
 @pytest.mark.faults
@@ -86,7 +99,6 @@ def test_every_child_is_started_again_after_kill_9(node: NodeProcess) -> None:
     wait_until(whole_again, 120, "every child back", every=1.0)
     wait_until(lambda: worker_processes(node)[1] != [], 60, "the worker's pool")
     assert worker_processes(node)[0] not in before
-    assert node.stop() == 0
 
 
 def _is_healthy(node: NodeProcess) -> bool:
@@ -97,15 +109,9 @@ def _is_healthy(node: NodeProcess) -> bool:
         return False
 
 
-def test_a_taken_port_is_said_and_ends_the_node(node: NodeProcess, tmp_path: Path) -> None:
-    """The first node answers the second one's C-ECHO: that must not make the second `ready`."""
-    second = NodeProcess(tmp_path / "second", dicom_port=node.dicom_port, web_port=free_ports(1)[0])
-    try:
-        with pytest.raises(NodeProcessError, match="ended with 1"):
-            second.start(60)
-    finally:
-        second.stop()
-    said = second.stderr.read_text()
-    assert f"cannot listen on 0.0.0.0:{node.dicom_port}" in said
-    assert "--dicom-port" in said
-    assert "Traceback" not in said
+def test_sigint_is_as_clean_as_sigterm(node: NodeProcess) -> None:
+    family = psutil.Process(node.pid).children(recursive=True)
+    psutil.Process(node.pid).send_signal(signal.SIGINT)
+    wait_until(lambda: not node.is_running(), 90, "end after SIGINT")
+    assert node.stop() == 0
+    assert [each for each in family if each.is_running()] == []

@@ -38,7 +38,8 @@ DAY = timedelta(days=1)
 @pytest.fixture
 def bench(database_url: str, tmp_path: Path) -> Iterator[CommitmentBench]:
     with open_database(database_url) as database:
-        yield CommitmentBench(database, tmp_path / "data", database_url)
+        folder = tmp_path / "data"
+        yield CommitmentBench(database, folder, database_url, commitment_hold_seconds=1)
 
 
 @pytest.fixture(scope="module")

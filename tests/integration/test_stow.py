@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from delivery_bench import Bench, write_configuration
-from dicomweb import WebOrthanc
+from dicomweb import WebOrthanc, kill_orthanc
 from pydicom import dcmread
 from rows import open_database
 from servers import free_port, wait_until
@@ -126,7 +126,7 @@ def test_a_server_that_was_away_gets_everything_when_it_is_back(
         bench.deliver(deliverer)
         _assert_arrived(bench, again)
     finally:
-        again.close()
+        kill_orthanc(again)
     assert bench.destination().state is CircuitState.CLOSED
 
 
@@ -183,7 +183,7 @@ def test_credentials_come_from_a_file_or_the_environment_and_stand_in_no_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, port = web_orthanc._folder, web_orthanc.http_port
-    web_orthanc.close()
+    kill_orthanc(web_orthanc)
     orthanc = _with_password(web_orthanc, folder, port)
     secret = "Basic bm9kZTpzZWNyZXQ="  # noqa: S105  node:secret
     headers = tmp_path / "headers"
@@ -212,7 +212,7 @@ def test_credentials_come_from_a_file_or_the_environment_and_stand_in_no_row(
         monkeypatch.setenv("PACS_HEADERS", f"Authorization: {secret}")
         bench.deliver(deliverer)
     finally:
-        orthanc.close()
+        kill_orthanc(orthanc)
     assert bench.states() == {DeliveryState.SENT}
     assert secret.encode() not in (tmp_path / "node.db").read_bytes()
 

@@ -73,8 +73,8 @@ def test_a_single_pixel_has_an_outline_and_an_empty_mask_none() -> None:
 
 def test_a_border_too_long_for_its_attribute_is_drawn_coarser() -> None:
     """Graphic Data is written with a 16-bit length: more points than 8191 would not fit."""
-    comb = np.zeros((64, 8000), dtype=np.bool_)
-    comb[32:] = True
+    comb = np.zeros((12, 8400), dtype=np.bool_)
+    comb[6:] = True
     comb[:, ::4] = True
     comb[:, 1::4] = True
     (line,) = outlines(comb)
