@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pynetdicom.association import Association
 
+from dicom_node.checkpoint import ReactorCheckpoint
 from dicom_node.pdu import (
     IS_COMMAND,
     IS_LAST,
@@ -75,7 +76,7 @@ class _Message:
     file: ReceivedFile
 
 
-class _Checkpoint(threading.Event):
+class _Checkpoint(ReactorCheckpoint):
     """The pause between two looks of pynetdicom's second thread, which it makes 1 ms long.
 
     That thread serves what is no C-STORE, and notices the end of the association. It may rest until
@@ -83,9 +84,8 @@ class _Checkpoint(threading.Event):
     pynetdicom it is paused.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.set()
+    def __init__(self, assoc: Association) -> None:
+        super().__init__(assoc)
         self._wanted = threading.Event()
         self._awake_until = 0.0
 
@@ -100,11 +100,10 @@ class _Checkpoint(threading.Event):
         self._wanted.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait while another thread uses the association; then for something to do, not long."""
-        is_set = super().wait(timeout)
+        """Wait for something to do, not long, and while another thread uses the association."""
         if not self.is_awake:
             self._wanted.wait(_TICK_SECONDS)
-            is_set = super().wait(timeout)  # somebody may have taken the association meanwhile
+        is_set = super().wait(timeout)
         self._wanted.clear()
         return is_set
 
@@ -122,7 +121,7 @@ class StoreReader:
         self._foreign: list[tuple[int, int, bytes]] = []  # fragments of pynetdicom's messages
         self._held = 0  # bytes of both
         self._peer: Peer | None = None
-        self._checkpoint = _Checkpoint()
+        self._checkpoint = _Checkpoint(assoc)
         self._look = self._dul._is_transport_event  # noqa: SLF001  no public name
 
     def attach(self) -> None:

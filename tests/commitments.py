@@ -18,6 +18,7 @@ from rows import SEG, SR, add_analysis, add_instance, add_report
 from servers import wait_until
 from sqlalchemy import select, update
 
+from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.commitment.asking import Asker
 from dicom_node.commitment.messages import (
     NO_SUCH_INSTANCE,
@@ -316,7 +317,7 @@ class Modality:
         """Send one N-ACTION and return the status; None when the context is refused."""
         ae = AE(ae_title=self.ae_title)
         ae.add_requested_context(PUSH_MODEL)
-        assoc = ae.associate("127.0.0.1", port, ae_title="NODE")
+        assoc = ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[CHECKPOINT])
         if not assoc.is_established:
             return None
         values = {

@@ -3,19 +3,24 @@
 import copy
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
+from builders import chest_dataset, write_part10
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
+from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.demo.node import NodeProcess, Result
 from dicom_node.demo.pacs import free_ports
+from worker.training.phantom import make_phantom
 
 # Short pauses, so that a test does not wait for what it does not test.
 FAST = {
@@ -25,6 +30,15 @@ FAST = {
     "DICOM_NODE_DELIVERY__BACKOFF_SECONDS": "0.5",
     "DICOM_NODE_DICOM__MIN_FREE_BYTES": "100000000",
 }
+
+
+_ASK_SECONDS = 5.0
+_BUSY = """
+SELECT (SELECT count(*) FROM instance) < ?
+  OR EXISTS (SELECT 1 FROM study WHERE state IN ('open', 'settled'))
+  OR EXISTS (SELECT 1 FROM job WHERE state IN ('pending', 'leased') AND kind != 'shadow')
+  OR EXISTS (SELECT 1 FROM delivery WHERE state IN ('due', 'sending'))
+"""
 
 
 def make_node(data_dir: Path, *pacs: str, workers: int = 1, **settings: str) -> NodeProcess:
@@ -45,6 +59,13 @@ def make_phantoms(out: Path) -> list[Path]:
     program = Path(sys.executable).with_name("dicom-worker")
     subprocess.run([program, "phantom", "--out", out], check=True, capture_output=True)
     return sorted(out.rglob("*.dcm"))
+
+
+def make_chest(path: Path) -> Path:
+    """Write one phantom, which is analysed."""
+    pixels = make_phantom(7, 512, 20.0).pixels >> 4
+    uids = {name: generate_uid() for name in ("StudyInstanceUID", "SOPInstanceUID")}
+    return write_part10(path, chest_dataset(pixels=pixels, **uids))
 
 
 def read_any(path: Path) -> Dataset:
@@ -76,7 +97,7 @@ def store(port: int, *paths: Path, called_aet: str = "NODE") -> list[int | None]
     }
     for sop_class, syntax in sorted(wanted):
         ae.add_requested_context(sop_class, syntax)
-    assoc = ae.associate("127.0.0.1", port, ae_title=called_aet)
+    assoc = ae.associate("127.0.0.1", port, ae_title=called_aet, evt_handlers=[CHECKPOINT])
     if not assoc.is_established:
         msg = "the node refused the association"
         raise ConnectionError(msg)
@@ -91,9 +112,16 @@ def _head(path: Path) -> Dataset:
 
 
 def wait_for_results(node: NodeProcess, images: int, seconds: float = 300.0) -> list[Result]:
-    """Wait until `images` results have ended and been delivered. Raises TimeoutError."""
+    """Wait until `images` results have ended and been delivered. Raises TimeoutError.
+
+    The command says so; it is asked seldom while the rows say that there is work, for its start
+    takes a processor that the worker could have.
+    """
     deadline = time.monotonic() + seconds
     while True:
+        soon = time.monotonic() + _ASK_SECONDS
+        while _is_busy(node.data_dir / "node.db", images) and time.monotonic() < soon:
+            time.sleep(0.1)
         results = node.results()
         if len(results) >= images and all(each.ended for each in results):
             return results
@@ -102,6 +130,12 @@ def wait_for_results(node: NodeProcess, images: int, seconds: float = 300.0) -> 
             msg = f"{len(results)} of {images} results after {seconds:g} s: {rows}"
             raise TimeoutError(msg)
         time.sleep(0.5)
+
+
+def _is_busy(database: Path, images: int) -> bool:
+    """Whether the rows of an embedded database name work for these images."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
+        return bool(connection.execute(_BUSY, (images,)).fetchone()[0])
 
 
 def worker_processes(node: NodeProcess) -> tuple[psutil.Process, list[psutil.Process]]:

@@ -13,6 +13,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from sqlalchemy import func, select
 
+from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.listener import Listener
 from models.imaging import Instance
 from models.job import Job
@@ -49,7 +50,7 @@ def _associate(port: int) -> Association:
     ae = AE("TESTSCU")
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 120
     ae.add_requested_context(CR, ExplicitVRLittleEndian)
-    return ae.associate("127.0.0.1", port, ae_title="NODE")
+    return ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[CHECKPOINT])
 
 
 def _send(port: int, number: int, together: threading.Barrier) -> int | None:

@@ -35,6 +35,7 @@ from senders import store_bytes
 from sqlalchemy import select
 from watched import ListenerProcess, listening, peak_bytes
 
+from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.ledger import compute
 from dicom_node.status import STORE_STATUS, SUCCESS
 from models.audit import AuditAction, AuditEvent
@@ -145,7 +146,9 @@ class _Sender:
     def store(self, each: Mutant) -> int | None:
         """Return the status, None when the association ended instead."""
         if self._assoc is None or not self._assoc.is_established:
-            self._assoc = self._ae.associate("127.0.0.1", self._port, ae_title="NODE")
+            self._assoc = self._ae.associate(
+                "127.0.0.1", self._port, ae_title="NODE", evt_handlers=[CHECKPOINT]
+            )
             assert self._assoc.is_established, "the listener refuses associations"
             self.associations += 1
         return store_bytes(

@@ -17,7 +17,8 @@ import pytest
 from builders import chest_dataset
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom.association import Association
+from pynetdicom import AE
+from pynetdicom.association import MODE_REQUESTOR, Association
 from pynetdicom.dimse_messages import C_ECHO_RQ, C_STORE_RQ
 from pynetdicom.dimse_primitives import C_ECHO
 from rows import instances
@@ -277,7 +278,7 @@ def _switches(process: psutil.Process, threads: list[threading.Thread]) -> int:
 
 
 def test_a_thread_that_is_wanted_rests_no_longer() -> None:
-    checkpoint = _Checkpoint()
+    checkpoint = _Checkpoint(Association(AE(), MODE_REQUESTOR))
     begun = time.monotonic()
     assert checkpoint.wait()
     assert time.monotonic() - begun > 0.01  # nothing to do: it rests
@@ -289,7 +290,7 @@ def test_a_thread_that_is_wanted_rests_no_longer() -> None:
 
 
 def test_a_thread_rests_while_another_one_uses_the_association() -> None:
-    checkpoint = _Checkpoint()
+    checkpoint = _Checkpoint(Association(AE(), MODE_REQUESTOR))
     checkpoint.clear()
     released = threading.Event()
 
