@@ -1,11 +1,10 @@
 """`dicom-node demo` on phantoms, and on a folder of somebody's own."""
 
 import io
-import shutil
 from pathlib import Path
 
 import pytest
-from nodes import make_phantoms
+from nodes import make_chest
 from rich.console import Console
 
 from dicom_node.demo import run_demo
@@ -35,10 +34,8 @@ def test_demo_on_phantoms(tmp_path: Path) -> None:
 
 def test_demo_without_orthanc_on_own_files(tmp_path: Path) -> None:
     """One image, one file that is no DICOM: our own storage SCP serves as PACS."""
-    [image] = [each for each in make_phantoms(tmp_path / "all") if "implicit" in each.name]
     source = tmp_path / "mine"
-    source.mkdir()
-    shutil.copy(image, source / "chest.dcm")
+    make_chest(source / "chest.dcm")
     (source / "notes.txt").write_text("no DICOM")
     status, text = _run(source, tmp_path / "demo", use_orthanc=False)
     assert status == 0, text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from bundles import copy_bundle
-from nodes import make_node, make_phantoms, store, wait_for_results
+from nodes import make_chest, make_node, store, wait_for_results
 from servers import wait_until
 
 from dicom_node.demo.node import NodeProcess, running
@@ -32,16 +32,20 @@ def _wait_for_comparison(node: NodeProcess) -> dict[str, Any]:
     return row
 
 
-@pytest.mark.parametrize("shadow", ["unet-next", "nowhere"])
+@pytest.mark.parametrize(
+    "shadow",
+    [
+        "unet-next",
+        pytest.param("nowhere", marks=[pytest.mark.faults, pytest.mark.slow_faults]),
+    ],
+)
 def test_the_second_model_is_compared_and_the_pacs_never_hears_of_it(
     shadow: str, tmp_path: Path, storage_scp: StoragePacs
 ) -> None:
     models = tmp_path / "models"
     copy_bundle(models, "bedside")
     copy_bundle(models, "unet-next", version="9", threshold={"lung": 0.5, "opacity": 0.05})
-    image = next(
-        path for path in make_phantoms(tmp_path / "in") if path.name == "dx-ap-explicit.dcm"
-    )
+    image = make_chest(tmp_path / "chest.dcm")
     node = make_node(
         tmp_path / "node",
         storage_scp.address,

@@ -22,6 +22,7 @@ CHESTS = {
     "cr_chest_pa_fuji9000_impl.dcm",
     "cr_chest_pa_fuji9000_nopreamble.dcm",
 }
+CHEST = "cr_chest_pa_fuji9000_expl.dcm"
 REFUSED = {
     "cr_extremity_": "body_part",
     "cr_hip_": "body_part",
@@ -44,6 +45,9 @@ REFUSED = {
     "dx_ms_1840x1360": "body_part",
     "dx_thorax_fuji": "not_human",
 }
+
+
+First = tuple[Path, subprocess.CompletedProcess[str]]
 
 
 def _analyse(*arguments: Path | str) -> subprocess.CompletedProcess[str]:
@@ -113,21 +117,29 @@ def test_a_shared_uid_gets_the_hash_as_suffix(real: list[dict[str, Any]]) -> Non
 
 @pytest.fixture
 def chest(data_root: Path) -> Path:
-    return data_root / "dicom" / "crdx" / "cr_chest_pa_fuji9000_expl.dcm"
+    return data_root / "dicom" / "crdx" / CHEST
 
 
-def test_the_same_input_gives_the_same_bytes(chest: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        _rows(chest, "--out", tmp_path / name)
-    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+@pytest.fixture(scope="module")
+def first(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
+    """The results of one chest, and what the command said."""
+    out = tmp_path_factory.mktemp("first")
+    done = _analyse(data_root / "dicom" / "crdx" / CHEST, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_the_same_input_gives_the_same_bytes(chest: Path, first: First, tmp_path: Path) -> None:
+    _rows(chest, "--out", tmp_path)
+    files = sorted(path.name for path in first[0].iterdir())
     assert len(files) == 3
+    assert files == sorted(path.name for path in tmp_path.iterdir())
     for name in files:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        assert (first[0] / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_results_are_never_analysed_again(chest: Path, tmp_path: Path) -> None:
-    _rows(chest, "--out", tmp_path / "first")
-    rows = _by_name(_rows(tmp_path / "first", "--out", tmp_path / "second"))
+def test_results_are_never_analysed_again(first: First, tmp_path: Path) -> None:
+    rows = _by_name(_rows(first[0], "--out", tmp_path / "second"))
     reasons = {name.rsplit(".", 2)[-2]: row["reason"] for name, row in rows.items()}
     assert reasons == {"seg": "own_result", "sr": "own_result", "overlay": "not_dicom"}
 
@@ -224,8 +236,8 @@ def test_unusable_arguments_exit_2(wrong: list[str], tmp_path: Path) -> None:
     assert _analyse(*arguments).returncode == 2
 
 
-def test_logs_hold_no_patient_data(chest: Path, tmp_path: Path) -> None:
-    done = _analyse(chest, "--out", tmp_path / "out", "--json")
+def test_logs_hold_no_patient_data(chest: Path, first: First) -> None:
+    _, done = first
     name = str(dcmread(chest).PatientName)
     assert name
     assert name not in done.stderr + done.stdout
