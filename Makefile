@@ -43,7 +43,7 @@ up: $(STAMP)  ## Run the node in ./data (ARGS="--pacs AET@HOST:PORT")
 
 .PHONY: test
 test: lint migrations-check  ## Every check of the gate
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow_faults" $(PYTEST)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow_faults" $(PYTEST)
 
 .PHONY: lint
 lint: $(STAMP)  ## Format, lint, types, layers
@@ -63,7 +63,7 @@ faults: $(STAMP)  ## The tests that kill and cut, all of them (ROUNDS=10: again 
 	report=$$(mktemp) && trap 'rm -f "$$report"' EXIT \
 	  && for round in $$(seq $(ROUNDS)); do \
 	       echo "== round $$round of $(strip $(ROUNDS))"; \
-	       FAULTS_REPORT=$$report $(BIN)/pytest -n $(JOBS) --dist loadfile -m faults $(PYTEST); \
+	       FAULTS_REPORT=$$report $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m faults $(PYTEST); \
 	     done
 
 .PHONY: bench
