@@ -129,21 +129,6 @@ def test_a_message_that_comes_twice_does_nothing_the_second_time(
     assert _one(runtime, Job).attempts == 1
 
 
-def test_a_message_of_before_the_pause_of_a_job_does_nothing(
-    runtime: tasks.Runtime, job: Callable[..., int]
-) -> None:
-    """The broker gives it out again when its worker died; the clock of this host may be behind."""
-    job_id = job(ViewPosition="LL")
-    pauses = {"published_at": None, "not_before": utc_now() + timedelta(hours=1)}
-    with runtime.database.write() as session:
-        session.execute(update(Job).values(pauses))
-    tasks.analyse(job_id, runtime)
-    assert (_one(runtime, Job).state, _one(runtime, Job).attempts) == (JobState.PENDING, 0)
-    publish_again(runtime.database)
-    tasks.analyse(job_id, runtime)
-    assert _one(runtime, Job).state is JobState.DONE
-
-
 def test_a_lateral_view_gets_a_reason_and_no_number(
     runtime: tasks.Runtime, job: Callable[..., int]
 ) -> None:
