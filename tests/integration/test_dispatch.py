@@ -279,8 +279,9 @@ def _purge(queue: JobQueue) -> None:
         connection.default_channel.queue_purge(QUEUE_ANALYSE)
 
 
-def test_without_a_broker_the_rest_goes_on(database_url: str, tmp_path: Path) -> None:
-    with _bench(database_url, tmp_path, "redis://127.0.0.1:1/0") as bench:
+def test_without_a_broker_the_rest_goes_on(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'node.db'}"
+    with _bench(url, tmp_path, "redis://127.0.0.1:1/0") as bench:
         add_instance(bench.database, state=InstanceState.NOT_ANALYSED)
         other = add_instance(
             bench.database, study_instance_uid="1.2.840.2", state=InstanceState.QUEUED
