@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pynetdicom.association import Association
@@ -25,7 +26,7 @@ from dicom_node.peer import audit, peer_of
 from dicom_node.reader import StoreReader
 from dicom_node.receive import ReceivedFile, Reception
 from dicom_node.recorder import Recorder
-from dicom_node.spool import Spool
+from dicom_node.spool import Spool, key_of
 from dicom_node.status import SUCCESS, store_status
 from dicom_node.types import Peer, SpooledInstance, StoreRequest
 from models.audit import AuditAction
@@ -108,12 +109,14 @@ class Handlers:
             msg = "the C-STORE command has no data set"
             raise NotUnderstoodError(msg)
         self.spool.require_room()
-        if len(self.reception) == 1:  # else others use the time
+        is_alone = len(self.reception) == 1  # else others use the time
+        if is_alone:
             self.spool.begin_sync(received)
-        else:
-            received.sync()
         identity = identity_of(received, request)
-        key = self.spool.adopt(received)
+        key = key_of(received)
+        keep = partial(self.spool.keep, received, key)
+        if not is_alone:
+            keep()
         spooled = SpooledInstance(
             storage_key=key,
             path=self.spool.path(key),
@@ -125,7 +128,7 @@ class Handlers:
         )
         # If the commit fails after it took effect (connection lost at the answer), a row may point
         # to this file: it stays, and the orphan sweep settles it either way.
-        outcome = self.recorder.record(spooled, received.sync)
+        outcome = self.recorder.record(spooled, keep)
         drop_if_extra(self.database, self.spool, key, outcome)
         return outcome
 

@@ -11,7 +11,7 @@ import struct
 import threading
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
 
@@ -62,7 +62,7 @@ class ReceivedFile:
         self.error: OSError | None = None
         self.size = 0  # of the file, in bytes
         self.data_set_offset = len(meta)
-        self.is_adopted = False  # the spool has it under its final name
+        self.is_kept = False  # durable under its final name
         self._digest = hashlib.sha256()
         self._head: bytes | None = None
         self._buffers = buffers or Buffers()
@@ -174,9 +174,14 @@ class ReceivedFile:
 
     def _require_sound(self) -> None:
         if self.error is not None:
-            self._remove()
-            msg = f"the spool's disk refused the data set: {self.error.strerror}"
-            raise SpoolFullError(msg) from self.error
+            self.fail(self.error)
+
+    def fail(self, error: OSError) -> NoReturn:
+        """Remove the file, for good. Raises SpoolFullError, now and whenever it is to be synced."""
+        self.error = error
+        self._remove()
+        msg = f"the spool's disk refused the data set: {error.strerror}"
+        raise SpoolFullError(msg) from error
 
     def sync(self) -> None:
         """Make the bytes durable, once. Raises SpoolFullError when they cannot be."""
@@ -188,7 +193,7 @@ class ReceivedFile:
     def discard(self) -> None:
         """End the use of the file; remove it, unless the spool has it."""
         self._wait()
-        if self.is_adopted:
+        if self.is_kept:
             self.close()
         else:
             self._remove()

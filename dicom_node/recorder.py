@@ -36,7 +36,7 @@ class _Waiting:
     """One object on its way to its rows."""
 
     spooled: SpooledInstance
-    sync: Callable[[], None]
+    keep: Callable[[], None]
     is_recorded: bool = False
     is_done: bool = False
     error: SQLAlchemyError | None = None  # the database cannot be had at all
@@ -53,14 +53,14 @@ class Recorder:
         self._writing = threading.Lock()
         self._connection: Connection | None = None  # used by who writes
 
-    def record(self, spooled: SpooledInstance, sync: Callable[[], None]) -> StoreOutcome:
+    def record(self, spooled: SpooledInstance, keep: Callable[[], None]) -> StoreOutcome:
         """Write the rows of one object; when this returns, they are committed.
 
-        Before the commit `sync` is called: it returns when the object's bytes are durable, or
-        raises; then there are no rows. Raises what `sync` raises, and
+        Before the commit `keep` is called: it returns when the object's bytes are durable, or
+        raises; then there are no rows. Raises what `keep` raises, and
         sqlalchemy.exc.SQLAlchemyError when the database cannot be written.
         """
-        mine = _Waiting(spooled, sync)
+        mine = _Waiting(spooled, keep)
         with self._lock:
             self._waiting.append(mine)
         with self._writing:  # who comes first writes for all who came meanwhile
@@ -72,7 +72,7 @@ class Recorder:
             raise mine.error
         if mine.is_recorded:
             return StoreOutcome.STORED
-        sync()
+        keep()
         return record_instance(self._database, self._settings, spooled)
 
     def _write(self, batch: list[_Waiting]) -> None:
@@ -85,7 +85,7 @@ class Recorder:
                 in_order = sorted(batch, key=_study)  # of locks: the same in every process
                 plain = {each for each in in_order if self._plain.add(connection, each.spooled)}
                 for each in plain:
-                    each.sync()
+                    each.keep()
             recorded = plain  # committed, not before
         except SQLAlchemyError as error:
             if not has_begun:

@@ -64,27 +64,27 @@ class Spool:
             raise SpoolFullError(msg)
 
     def begin_sync(self, received: ReceivedFile) -> None:
-        """Have a received file written and synced while its rows are made."""
+        """Have a received file written and synced by another thread."""
         received.begin_sync(self._syncing)
 
-    def adopt(self, received: ReceivedFile) -> str:
-        """Give a received file its final name, for good, and return its storage key.
+    def keep(self, received: ReceivedFile, key: str) -> None:
+        """Make a received file durable under its final name; a file that is there already stays.
 
-        The bytes themselves survive a power cut when `received.sync()` has returned. The name holds
-        the SHA-256 of the data set: a file that a power cut took before that is told from a whole
-        one. Raises OSError when the folder cannot be made durable; then there is no file.
+        When this returns, the bytes survive a power cut. The name, `key_of(received)`, holds the
+        SHA-256 of the data set. Raises SpoolFullError when file or folder could not be synced;
+        there is no file then.
         """
-        key = new_key(f".{received.data_set_sha256}.dcm")
+        if received.is_kept:
+            return
+        received.sync()
         final = self.path(key)
         try:
-            received.path.rename(final)
-        except FileNotFoundError:  # a restored backup may lack empty folders
-            make_directory(final.parent)
-            received.path.rename(final)
-        received.path = final
-        fsync_directory(final.parent)
-        received.is_adopted = True
-        return key
+            _rename(received.path, final)
+            received.path = final
+            fsync_directory(final.parent)
+        except OSError as error:
+            received.fail(error)
+        received.is_kept = True
 
     def sync(self, key: str) -> None:
         """Make a file durable whose listener may have died before it did. Raises OSError."""
@@ -134,6 +134,19 @@ class Spool:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed
+
+
+def key_of(received: ReceivedFile) -> str:
+    """Return a new storage key for a file whose data set is whole."""
+    return new_key(f".{received.data_set_sha256}.dcm")
+
+
+def _rename(path: Path, final: Path) -> None:
+    try:
+        path.rename(final)
+    except FileNotFoundError:  # a restored backup may lack empty folders
+        make_directory(final.parent)
+        path.rename(final)
 
 
 def modified(path: Path) -> float:

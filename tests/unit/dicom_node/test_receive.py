@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from dicom_node.direct import BUFFER_BYTES, Buffers
 from dicom_node.errors import SpoolFullError
 from dicom_node.receive import ReceivedFile
-from dicom_node.spool import Spool
+from dicom_node.spool import Spool, digest_in, key_of
 
 _BLOCK = 4096
 _META = b"meta"
@@ -116,32 +117,41 @@ def _begin_and_sync(received: ReceivedFile) -> None:
         received.sync()
 
 
-def test_a_sync_that_fails_after_the_final_name_takes_the_file_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failing", [1, 2])  # the sync of the file, that of its folder
+def test_a_sync_that_failed_once_is_not_believed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
+    """The kernel forgets what it could not write: the next fsync may well succeed."""
     spool = Spool(tmp_path / "spool", 0)
     received = ReceivedFile(spool.incoming, _META)
     received.write(memoryview(_drawn(1000)))
-    key = spool.adopt(received)
-    assert spool.path(key).exists()
+    synced, calls = os.fsync, count(1)
 
-    def refuse(_descriptor: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    def sync(descriptor: int) -> None:
+        if next(calls) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        synced(descriptor)
 
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(SpoolFullError, match="Input/output error"):
-        received.sync()
+    monkeypatch.setattr(os, "fsync", sync)
+    for _ in range(2):
+        with pytest.raises(SpoolFullError, match="Input/output error"):
+            spool.keep(received, key_of(received))
     received.discard()
-    assert not spool.path(key).exists()
+    assert not any(path.is_file() for path in spool.root.rglob("*"))
 
 
-def test_what_the_spool_has_adopted_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_the_spool_keeps_stays(tmp_path: Path, *, beside: bool) -> None:
     spool = Spool(tmp_path / "spool", 0)
     received = ReceivedFile(spool.incoming, _META)
     received.write(memoryview(_drawn(1000)))
-    spool.begin_sync(received)
-    key = spool.adopt(received)
-    received.sync()
+    if beside:
+        spool.begin_sync(received)
+    key = key_of(received)
+    assert digest_in(key) == hashlib.sha256(_drawn(1000)).hexdigest()
+    spool.path(key).parent.rmdir()  # as after a restore
+    for _ in range(2):
+        spool.keep(received, key)
     received.discard()
     assert spool.path(key).read_bytes() == _META + _drawn(1000)
     assert not any(spool.incoming.iterdir())
