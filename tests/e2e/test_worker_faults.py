@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -245,9 +246,12 @@ def test_a_frozen_worker_is_killed_and_the_command_says_so(workers: Workers) -> 
     assert not pool.is_running()
 
 
-def test_a_job_that_kills_its_worker_is_given_up_and_the_others_are_not(workers: Workers) -> None:
+@pytest.mark.parametrize("attempts", [2, pytest.param(3, marks=pytest.mark.slow_faults)])
+def test_a_job_that_kills_its_worker_is_given_up_and_the_others_are_not(
+    workers: Workers, attempts: int
+) -> None:
     bench = workers.bench(_LIMITED)
-    bench.give_up_after(2)
+    bench.give_up_after(attempts)
     poison = bench.add_job(quick=False)
     deaths: list[float] = []
     others: list[int] = []
@@ -267,10 +271,10 @@ def test_a_job_that_kills_its_worker_is_given_up_and_the_others_are_not(workers:
     with bench.database.read() as session:
         instance = session.get_one(Instance, row.instance_id)
     assert (instance.state, instance.reason) == (InstanceState.FAILED, "worker_lost")
-    assert row.attempts == len(deaths) == 2
-    first, second = deaths
+    assert row.attempts == len(deaths) == attempts
     # Its lease ends and then it pauses, whatever the broker gives out again meanwhile.
-    assert second - first >= pause_seconds(1) == 5
+    for attempt, (death, next_death) in enumerate(pairwise(deaths), 1):
+        assert next_death - death >= pause_seconds(attempt) == 5 * attempt
 
 
 def test_a_job_that_hangs_beyond_the_hard_limit_is_ended_and_done_again(workers: Workers) -> None:
