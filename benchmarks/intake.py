@@ -38,6 +38,7 @@ from servers import find_postgres, find_program, free_port, postgres, wait_until
 
 SIZES = {"10 MB": 10_000_000, "0.5 MB": 500_000}
 SENDERS = (1, 4, 16)
+_WARM_BYTES = 20_000_000  # from each sender, before it counts
 Receiver = Callable[[Path], "contextlib.AbstractContextManager[tuple[int, Database | None]]"]
 
 
@@ -98,7 +99,7 @@ def _measure(
 ) -> Measured:
     """Warm the receiver up, see how fast it is, and then send for about the wanted time."""
     with receiver(folder) as (port, database):
-        warm = send(port, "BENCH", size, 4 * senders, senders)
+        warm = send(port, "BENCH", size, max(4, _WARM_BYTES // size) * senders, senders)
         images = max(4, int(warm.images_per_second * arguments.seconds / senders)) * senders
         os.sync()
         measured = send(port, "BENCH", size, images, senders)

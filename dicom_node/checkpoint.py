@@ -7,9 +7,10 @@ The reactor then takes the answer ("Received unexpected C-STORE service message"
 waits for its time-out (pydicom/pynetdicom#875): on a busy machine one request in some hundreds.
 
 A `ReactorCheckpoint` in place of the association's `_reactor_checkpoint` takes the word back in the
-same step in which the reactor may go on. It uses `_reactor_checkpoint` and `_is_paused` of
-pynetdicom's association; test_checkpoint.py in tests/unit/dicom_node notices when a new pynetdicom
-no longer works so.
+same step in which the reactor may go on. Not for `network_timeout_response` "A-RELEASE", for which
+the reactor counts on its own pause after the wait; ours is "A-ABORT", the default. It uses
+`_reactor_checkpoint` and `_is_paused` of pynetdicom's association; test_checkpoint.py in
+tests/unit/dicom_node notices when a new pynetdicom no longer works so.
 """
 
 import threading

@@ -18,6 +18,7 @@ _BLOCK: Final = 4096  # a multiple of every disk's logical block
 _KEPT: Final = 8  # buffers that wait for their next file
 _DIRECT: Final = getattr(os, "O_DIRECT", 0)
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_NOT_DIRECTLY: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})  # open(2), write(2)
 
 
 class Buffers:
@@ -65,7 +66,7 @@ class DirectFile:
             try:
                 done += os.write(self.descriptor, data[done:end])
             except OSError as error:
-                if error.errno != errno.EINVAL or not self._is_direct:
+                if error.errno not in _NOT_DIRECTLY or not self._is_direct:
                     raise
                 self._through_cache()
 
@@ -73,6 +74,11 @@ class DirectFile:
         flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags & ~_DIRECT)
         self._is_direct = False
+
+    def touch(self) -> None:
+        """Set the time of the last change to now."""
+        if self.descriptor >= 0:
+            os.utime(self.descriptor)
 
     def sync(self) -> None:
         """Make what was written survive a power cut."""
@@ -90,7 +96,7 @@ def _create(path: Path) -> tuple[int, bool]:
     try:
         return os.open(path, _NEW | _DIRECT, 0o600), bool(_DIRECT)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in _NOT_DIRECTLY:
             raise
     path.unlink(missing_ok=True)  # open(2): it may have been created nevertheless
     return os.open(path, _NEW, 0o600), False

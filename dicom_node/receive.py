@@ -5,10 +5,14 @@ data set is what the peer sent, byte for byte.
 """
 
 import contextlib
+import errno
 import hashlib
+import logging
+import mmap
 import secrets
 import struct
 import threading
+import time
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Final, NoReturn
@@ -19,8 +23,12 @@ from dicom_node.direct import Buffers, DirectFile
 from dicom_node.errors import SpoolFullError
 from dicom_node.types import Peer, StoreRequest
 
+log = logging.getLogger(__name__)
+
 _META_END = 144  # preamble 128, "DICM" 4, (0002,0000) UL 12: what its value counts starts here
 _META_LENGTH = slice(140, 144)
+_SMALL_BYTES: Final = 1 << 18  # in place of a buffer that cannot be had, to drain into
+_TOUCH_SECONDS: Final = 5.0  # far below the age at which a sweep takes a file for a dead listener's
 _HEAD_BYTES: Final = 1 << 16  # of the data set, kept for reading its identity: less than a buffer
 
 
@@ -65,20 +73,22 @@ class ReceivedFile:
         self.is_kept = False  # durable under its final name
         self._digest = hashlib.sha256()
         self._head: bytes | None = None
-        self._buffers = buffers or Buffers()
-        self._buffer = self._buffers.take()
-        self._view = memoryview(self._buffer)
         self._held = self._hashed = 0  # bytes in the buffer; how many of them are hashed
+        self._touched = time.monotonic()
         self._is_finished = self._is_synced = False
         self._syncing: Future[None] | None = None
         self._file: DirectFile | None = None
         self.path = folder / "unopened"
+        self._buffers = buffers or Buffers()
+        self._buffer: mmap.mmap | None = None
         path = folder / f"{secrets.token_hex(16)}.part"
         try:
+            self._buffer = self._buffers.take()
             self._file = DirectFile(path)
             self.path = path
         except OSError as error:
             self.error = error
+        self._view = memoryview(self._buffer or bytearray(_SMALL_BYTES))
         self._view[: len(meta)] = meta
         self._held = self._hashed = self.size = len(meta)
 
@@ -97,6 +107,16 @@ class ReceivedFile:
         """Take over the first `count` bytes of what `room()` returned."""
         self._held += count
         self.size += count
+        now = time.monotonic()
+        if now - self._touched > _TOUCH_SECONDS:
+            self._touch(now)
+
+    def _touch(self, now: float) -> None:
+        """Let sweeps see that somebody sends, however slowly: the buffer is written when full."""
+        self._touched = now
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.touch()
 
     def write(self, data: memoryview) -> None:
         """Append bytes of the data set from elsewhere."""
@@ -147,12 +167,27 @@ class ReceivedFile:
         Raises SpoolFullError when bytes before could not be written.
         """
         self._require_sound()
-        self._syncing = executor.submit(self._finish_and_sync)
+        done = Future[None]()
+        try:
+            executor.submit(self._finish_and_sync, done)
+        except RuntimeError:  # no thread can be started; one that runs may take it nevertheless
+            if done.cancel():
+                return  # `sync` does it
+        self._syncing = done
 
-    def _finish_and_sync(self) -> None:
-        self._is_finished = True
-        self._write_out()
-        self._sync_file()
+    def _finish_and_sync(self, done: "Future[None]") -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            if not self._is_finished:
+                self._is_finished = True
+                self._write_out()
+            self._sync_file()
+        except Exception as error:
+            log.exception("a received file could not be synced")
+            self.error = OSError(errno.EIO, type(error).__name__)
+        finally:
+            done.set_result(None)
 
     def _sync_file(self) -> None:
         if self.error is not None or self._file is None:
@@ -201,7 +236,8 @@ class ReceivedFile:
             self._view.release()
             self._view = memoryview(b"")
             self._held = self._hashed = 0
-            self._buffers.give_back(self._buffer)
+            if self._buffer is not None:
+                self._buffers.give_back(self._buffer)
 
     def _remove(self) -> None:
         self.close()

@@ -3,7 +3,11 @@
 import errno
 import hashlib
 import os
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -155,3 +159,108 @@ def test_what_the_spool_keeps_stays(tmp_path: Path, *, beside: bool) -> None:
     received.discard()
     assert spool.path(key).read_bytes() == _META + _drawn(1000)
     assert not any(spool.incoming.iterdir())
+
+
+def test_a_slow_sender_is_not_taken_for_a_dead_listener(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than a buffer comes for minutes: nothing is written, and the sweep leaves it alone."""
+    monkeypatch.setattr("dicom_node.receive._TOUCH_SECONDS", 0.05)
+    spool = Spool(tmp_path / "spool", 0)
+    received = ReceivedFile(spool.incoming, _META)
+    for number in range(10):
+        received.write(memoryview(bytes([number])))
+        time.sleep(0.1)
+        assert spool.sweep_incoming(0.5) == 0
+    spool.keep(received, key_of(received))
+    received.discard()
+    left = ReceivedFile(spool.incoming, _META)
+    time.sleep(0.6)
+    assert spool.sweep_incoming(0.5) == 1
+    left.discard()
+
+
+def test_without_memory_for_a_buffer_the_data_set_is_drained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    received = ReceivedFile(tmp_path, _META)
+    received.write(memoryview(_drawn(3 << 20)))
+    with pytest.raises(SpoolFullError, match="Cannot allocate memory"):
+        received.sync()
+    received.discard()
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_error_of_ours_beside_the_reader_is_the_objects_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers = Buffers()
+    received = ReceivedFile(tmp_path, _META, buffers)
+    received.write(memoryview(_drawn(1000)))
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(SpoolFullError, match="MemoryError"):
+        _begin_and_sync(received)
+    received.discard()
+    assert not any(tmp_path.iterdir())
+    assert len(buffers._free) == 1
+
+
+class _NoThreads(ThreadPoolExecutor):
+    """Puts a job into its queue and then finds that no thread can be started."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+        self.job = partial(function, *arguments)
+        self.start()
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    def start(self) -> None:
+        """Nobody takes the job."""
+
+    def end(self) -> None:
+        """Somebody takes it when its file has ended."""
+        self.job()
+
+
+class _OneThread(_NoThreads):
+    def start(self) -> None:
+        """Somebody who was there already takes it."""
+        self.thread = threading.Thread(target=self.job)
+        self.thread.start()
+
+    def end(self) -> None:
+        """It is done."""
+        self.thread.join()
+
+
+@pytest.mark.parametrize("kind", [_NoThreads, _OneThread])
+def test_a_job_that_was_queued_in_vain_touches_no_file(
+    tmp_path: Path, kind: type[_NoThreads]
+) -> None:
+    buffers = Buffers()
+    pool = kind(1)
+    for length in (1000, 2000):
+        received = ReceivedFile(tmp_path, _META, buffers)
+        received.write(memoryview(_drawn(length)))
+        received.begin_sync(pool)
+        received.sync()
+        assert received.path.read_bytes() == _META + _drawn(length)
+        received.discard()
+        pool.end()
+    assert len(buffers._free) == 1
+
+
+def test_the_end_of_a_file_is_written_once(tmp_path: Path) -> None:
+    received = ReceivedFile(tmp_path, _META)
+    received.write(memoryview(_drawn(5000)))
+    received.require_written()
+    _begin_and_sync(received)
+    assert received.path.read_bytes() == _META + _drawn(5000)
