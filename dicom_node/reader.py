@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pynetdicom.association import Association
 
-from dicom_node.checkpoint import ReactorCheckpoint
+from dicom_node.mended import ReactorCheckpoint, close_in_any_case
 from dicom_node.pdu import (
     IS_COMMAND,
     IS_LAST,
@@ -131,6 +131,7 @@ class StoreReader:
             self._poller.register(self._sock, select.POLLIN)
         vars(self._dul).update(_read_pdu_data=self.read, _is_transport_event=self.look)
         self._assoc._reactor_checkpoint = self._checkpoint  # noqa: SLF001  no public name
+        close_in_any_case(self._assoc)
 
     def look(self) -> bool:
         """Read if there is something to read. In place of `_is_transport_event`."""

@@ -18,7 +18,6 @@ from rows import SEG, SR, add_analysis, add_instance, add_report
 from servers import wait_until
 from sqlalchemy import select, update
 
-from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.commitment.asking import Asker
 from dicom_node.commitment.messages import (
     NO_SUCH_INSTANCE,
@@ -32,6 +31,7 @@ from dicom_node.commitment.messages import (
     encode_report,
 )
 from dicom_node.delivery import Deliverer, synchronise_destinations
+from dicom_node.mended import MENDED
 from dicom_node.senders.base import Receiver
 from dicom_node.senders.cstore import CStoreSender
 from models.base import utc_now
@@ -317,7 +317,7 @@ class Modality:
         """Send one N-ACTION and return the status; None when the context is refused."""
         ae = AE(ae_title=self.ae_title)
         ae.add_requested_context(PUSH_MODEL)
-        assoc = ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[CHECKPOINT])
+        assoc = ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[MENDED])
         if not assoc.is_established:
             return None
         values = {

@@ -17,9 +17,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
-from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.demo.node import NodeProcess, Result
 from dicom_node.demo.pacs import free_ports
+from dicom_node.mended import MENDED
 from worker.training.phantom import make_phantom
 
 # Short pauses, so that a test does not wait for what it does not test.
@@ -97,7 +97,7 @@ def store(port: int, *paths: Path, called_aet: str = "NODE") -> list[int | None]
     }
     for sop_class, syntax in sorted(wanted):
         ae.add_requested_context(sop_class, syntax)
-    assoc = ae.associate("127.0.0.1", port, ae_title=called_aet, evt_handlers=[CHECKPOINT])
+    assoc = ae.associate("127.0.0.1", port, ae_title=called_aet, evt_handlers=[MENDED])
     if not assoc.is_established:
         msg = "the node refused the association"
         raise ConnectionError(msg)

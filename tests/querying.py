@@ -21,7 +21,7 @@ from pynetdicom.events import Event
 from rows import CR, SEG, SR, add_analysis, add_report
 from sqlalchemy import select
 
-from dicom_node.checkpoint import CHECKPOINT
+from dicom_node.mended import MENDED
 from models.audit import AuditAction, AuditEvent
 from models.files import atomic_write
 from models.imaging import Instance
@@ -99,7 +99,7 @@ class Workstation:
             self.port,
             ae_title="NODE",
             ext_neg=[build_role(uid, scp_role=True) for uid in classes] if stores else [],
-            evt_handlers=[CHECKPOINT, (evt.EVT_C_STORE, self._on_store)],
+            evt_handlers=[MENDED, (evt.EVT_C_STORE, self._on_store)],
         )
         if not assoc.is_established:
             msg = "the node refused the association"
@@ -126,7 +126,7 @@ def send(port: int, *datasets: FileDataset) -> None:
     pairs = sorted({(str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)) for ds in datasets})
     for pair in pairs:
         ae.add_requested_context(*pair)
-    assoc = ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[CHECKPOINT])
+    assoc = ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[MENDED])
     statuses = [assoc.send_c_store(_encoded(ds)).Status for ds in datasets]
     assoc.release()
     assert set(statuses) == {0x0000}
@@ -207,7 +207,7 @@ class Receiver:
         server = self._ae.start_server(
             ("127.0.0.1", 0),
             block=False,
-            evt_handlers=[CHECKPOINT, (evt.EVT_C_STORE, self._on_store)],
+            evt_handlers=[MENDED, (evt.EVT_C_STORE, self._on_store)],
         )
         self.port = int(server.server_address[1]) if server else 0
 

@@ -14,7 +14,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 
-from dicom_node.checkpoint import CHECKPOINT
+from dicom_node.mended import MENDED
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 
@@ -30,7 +30,7 @@ def associate(
     ae = AE(ae_title=calling)
     for sop_class, syntax in contexts or ((CR, ExplicitVRLittleEndian),):
         ae.add_requested_context(sop_class, syntax)
-    assoc = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=[CHECKPOINT])
+    assoc = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=[MENDED])
     try:
         yield assoc
     finally:

@@ -19,7 +19,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from dicom_node.checkpoint import CHECKPOINT
+from dicom_node.mended import MENDED
 from worker.training.phantom import make_phantom
 
 CR: Final = "1.2.840.10008.5.1.4.1.1.1"
@@ -249,7 +249,7 @@ class Traffic:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _TIMEOUT_SECONDS
         for sop_class in {str(ds.SOPClassUID) for ds in objects} or {_VERIFICATION}:
             ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
-        assoc = ae.associate("127.0.0.1", self._port, ae_title="NODE", evt_handlers=[CHECKPOINT])
+        assoc = ae.associate("127.0.0.1", self._port, ae_title="NODE", evt_handlers=[MENDED])
         if not assoc.is_established:
             self._diary.count("refused_associations")
             return

@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pynetdicom import AE
 
-from dicom_node.checkpoint import CHECKPOINT
+from dicom_node.mended import MENDED
 
 _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd one-byte identifiers
 _SUCCESS = 0x0000
@@ -91,7 +91,7 @@ def _send_study(samples: list[Sample], port: int, called_aet: str) -> Iterable[S
     for sop_class, syntax in pairs[:_MAX_CONTEXTS]:
         # One syntax per context: an acceptor picks one of several, and the file may need another.
         ae.add_requested_context(sop_class, syntax)
-    assoc = ae.associate("127.0.0.1", port, ae_title=called_aet, evt_handlers=[CHECKPOINT])
+    assoc = ae.associate("127.0.0.1", port, ae_title=called_aet, evt_handlers=[MENDED])
     if not assoc.is_established:
         yield from (Sent(each, None, "association refused") for each in samples)
         return

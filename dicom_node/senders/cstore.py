@@ -12,8 +12,8 @@ from pynetdicom.events import EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
-from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.errors import StartError
+from dicom_node.mended import MENDED
 from dicom_node.senders.base import Contact, Parcel, Receiver, SendResult, Verdict
 from dicom_node.senders.deadline import set_deadline
 from dicom_node.senders.stored import judge, transfer_syntax
@@ -164,7 +164,7 @@ class CStoreSender:
             max_pdu=self.max_pdu,
             tls_args=tls_args,
             ext_neg=list(negotiation),
-            evt_handlers=[(evt.EVT_CONN_OPEN, set_deadline), CHECKPOINT, *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, set_deadline), MENDED, *handlers],
         )
         if tls_args and assoc.is_aborted:
             context, host = tls_args

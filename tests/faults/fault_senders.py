@@ -15,7 +15,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 
-from dicom_node.checkpoint import CHECKPOINT
+from dicom_node.mended import MENDED
 
 SUCCESS: Final = 0x0000
 _PAUSE_SECONDS = 0.2
@@ -49,7 +49,7 @@ class Notebook:
             (str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)) for ds in objects
         }:
             ae.add_requested_context(sop_class, syntax)
-        assoc = ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[CHECKPOINT])
+        assoc = ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[MENDED])
         if not assoc.is_established:
             with self._lock:
                 self.refused_associations += 1

@@ -13,8 +13,8 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from sqlalchemy import func, select
 
-from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.listener import Listener
+from dicom_node.mended import MENDED
 from models.imaging import Instance
 from models.job import Job
 from models.sections import DicomSettings
@@ -50,7 +50,7 @@ def _associate(port: int) -> Association:
     ae = AE("TESTSCU")
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 120
     ae.add_requested_context(CR, ExplicitVRLittleEndian)
-    return ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[CHECKPOINT])
+    return ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[MENDED])
 
 
 def _send(port: int, number: int, together: threading.Barrier) -> int | None:

@@ -35,8 +35,8 @@ from senders import store_bytes
 from sqlalchemy import select
 from watched import ListenerProcess, listening, peak_bytes
 
-from dicom_node.checkpoint import CHECKPOINT
 from dicom_node.ledger import compute
+from dicom_node.mended import MENDED
 from dicom_node.status import STORE_STATUS, SUCCESS
 from models.audit import AuditAction, AuditEvent
 from models.imaging import Instance
@@ -147,7 +147,7 @@ class _Sender:
         """Return the status, None when the association ended instead."""
         if self._assoc is None or not self._assoc.is_established:
             self._assoc = self._ae.associate(
-                "127.0.0.1", self._port, ae_title="NODE", evt_handlers=[CHECKPOINT]
+                "127.0.0.1", self._port, ae_title="NODE", evt_handlers=[MENDED]
             )
             assert self._assoc.is_established, "the listener refuses associations"
             self.associations += 1

@@ -252,10 +252,10 @@ def test_idle_associations_cost_next_to_nothing(listen: Listen) -> None:
     """pynetdicom alone looks two thousand times a second for each of them."""
     node = listen()
     process = psutil.Process()
-    before = {thread.ident for thread in threading.enumerate()}
+    before = set(threading.enumerate())
     with associate(node.port) as assoc:
         assert assoc.send_c_store(chest_dataset(PatientID="P1")).Status == 0x0000
-        ours = [t for t in threading.enumerate() if t.ident not in before and _is_acceptor(t)]
+        ours = [t for t in threading.enumerate() if t not in before and _is_acceptor(t)]
         assert len(ours) == 2  # the reading one and the other one
         time.sleep(1.5)
         first = _switches(process, ours)

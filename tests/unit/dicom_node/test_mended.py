@@ -1,5 +1,6 @@
-"""An association is paused when it says so."""
+"""An association is paused when it says so, and leaves no descriptor behind."""
 
+import socket
 import sys
 import threading
 import time
@@ -11,9 +12,11 @@ from typing import Any, cast
 import pytest
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+from pynetdicom.transport import AssociationSocket
 
-from dicom_node.checkpoint import CHECKPOINT, ReactorCheckpoint
+from dicom_node.mended import MENDED, ReactorCheckpoint
 from dicom_node.senders.base import Receiver
 from dicom_node.senders.cstore import CStoreSender
 
@@ -107,4 +110,19 @@ def test_our_sender_has_one_and_pynetdicom_heeds_it(echo_port: int) -> None:
         checkpoint.set()
     finally:
         assoc.release()
-    assert CHECKPOINT[0] is evt.EVT_CONN_OPEN
+    assert MENDED[0] is evt.EVT_CONN_OPEN
+
+
+@pytest.mark.parametrize("handlers", [[MENDED], []], ids=["mended", "as it is"])
+def test_the_socket_is_closed_though_the_peer_was_faster(
+    echo_port: int, handlers: list[EventHandlerType]
+) -> None:
+    ae = AE("SCU")
+    ae.add_requested_context(Verification)
+    assoc = ae.associate("127.0.0.1", echo_port, evt_handlers=handlers)
+    transport = cast("AssociationSocket", assoc.dul.socket)
+    assoc.release()
+    with socket.socket() as sock:  # not connected any more: shutting it down is an error
+        transport.socket = sock
+        transport.close()
+        assert (sock.fileno() < 0) is bool(handlers)  # without: what this is for
