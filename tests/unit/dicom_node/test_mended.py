@@ -65,7 +65,8 @@ def test_nobody_takes_an_answer_that_is_waited_for() -> None:
     plain.set()
     with _impatient_threads():
         assert _thefts(assoc, ReactorCheckpoint(assoc), 2.0) == 0
-        assert _thefts(assoc, plain, 2.0) > 0  # pynetdicom's own: what this is for
+        # pynetdicom's own: what this is for
+        assert any(_thefts(assoc, plain, 1.0) for _ in range(30))
 
 
 def test_a_wait_that_ends_by_time_leaves_the_pause() -> None:
@@ -122,6 +123,8 @@ def test_the_socket_is_closed_though_the_peer_was_faster(
     assoc = ae.associate("127.0.0.1", echo_port, evt_handlers=handlers)
     transport = cast("AssociationSocket", assoc.dul.socket)
     assoc.release()
+    for thread in (assoc, assoc.dul):  # which may be just closing theirs
+        thread.join(10)
     with socket.socket() as sock:  # not connected any more: shutting it down is an error
         transport.socket = sock
         transport.close()
