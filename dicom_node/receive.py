@@ -267,7 +267,7 @@ class Reception:
         return received
 
     def end(self, received: ReceivedFile) -> None:
-        """Remove what is left of the file in `incoming`: nothing, once the spool adopted it."""
+        """Remove what is left of the file in `incoming`: nothing, once the spool keeps it."""
         with self._lock:
             self._files.discard(received)
         received.discard()

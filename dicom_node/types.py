@@ -42,7 +42,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class SpooledInstance:
-    """A received object under its final name; its rows wait until its bytes survive a power cut."""
+    """A received object; its rows wait until its bytes are durable under this key."""
 
     storage_key: str
     path: Path

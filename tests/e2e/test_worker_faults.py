@@ -226,7 +226,7 @@ def test_a_worker_survives_a_cut_connection_and_a_frozen_broker(workers: Workers
 
 def _freeze(bench: Bench) -> None:
     """Wait for longer than the bound of the watch, in which the worker must stay."""
-    end = time.monotonic() + 2 * _SHORT["unclaimed_seconds"]
+    end = time.monotonic() + 3 * _SHORT["unclaimed_seconds"]
     while time.monotonic() < end:
         assert bench.watch.poll() is None
         time.sleep(0.5)

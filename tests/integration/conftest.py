@@ -49,6 +49,13 @@ def _global_settings() -> Iterator[None]:
 
 
 @pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database without anything that works on it."""
+    with open_database(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
 def listen(tmp_path: Path, database_url: str) -> Iterator[Callable[..., RunningListener]]:
     """Start a listener; keyword arguments are settings of the section `dicom`.
 

@@ -10,7 +10,7 @@ from builders import chest_dataset, write_part10
 from flow import Flow, phantom, predecessor_of, running_flow
 from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
-from rows import add_analysis, add_instance, count, instances, open_database, outcomes
+from rows import add_analysis, add_instance, count, instances, outcomes
 from senders import store
 from sqlalchemy import select
 
@@ -171,13 +171,6 @@ def test_an_image_that_could_not_be_analysed_is_analysed_when_it_comes_corrected
     assert _states(node.database) == [("superseded", "updated"), ("analysed", None)]
     assert _study(node.database).state is StudyState.DELIVERED
     assert flow.unbalanced() == []
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A database without anything that works on it."""
-    with open_database(database_url) as opened:
-        yield opened
 
 
 def _candidate(database: Database, header: str, study: str = "1.2", **values: object) -> int:

@@ -1,10 +1,9 @@
 """Claiming a job: not while it pauses, whatever message the broker gives out again."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from rows import add_instance, add_job, open_database, publish_again
+from rows import add_instance, add_job, publish_again
 from sqlalchemy import update
 
 from dicom_node.taking_back import take_back_job
@@ -13,12 +12,6 @@ from models.job import Job
 from models.session import Database
 from models.states import InstanceState, JobState
 from worker.leases import claim
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with open_database(database_url) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -33,12 +32,6 @@ from models.states import InstanceState, StoreOutcome
 
 _TABLES = (Study, Series, Instance, Job, AuditEvent)
 _OF_THE_MOMENT = {"created_at", "last_received_at", "received_at", "not_before", "at"}
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with open_database(database_url) as database:
-        yield database
 
 
 @pytest.fixture

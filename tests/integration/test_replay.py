@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from flow import Flow, phantom, predecessor_of, running_flow
 from pydicom.dataset import Dataset
-from rows import add_analysis, add_instance, count, instances, open_database, outcomes
+from rows import add_analysis, add_instance, count, instances, outcomes
 from senders import store
 from servers import free_port
 from sqlalchemy import select, update
@@ -31,12 +31,6 @@ from models.states import ArtifactKind, InstanceState, JobState, StudyState
 from worker.loading import LoadedModels
 
 _BY = Operator("nurse", "a second opinion")
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with open_database(database_url) as database:
-        yield database
 
 
 @pytest.fixture

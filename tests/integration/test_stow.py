@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 from delivery_bench import Bench, write_configuration
 from dicomweb import WebOrthanc, kill_orthanc
 from pydicom import dcmread
-from rows import open_database
 from servers import free_port, wait_until
 from sqlalchemy import select
 
@@ -46,12 +44,6 @@ def _settings(folder: Path, url: str, database_url: str, **destination: object) 
 def database_url(tmp_path: Path) -> str:
     """One kind is enough: what the rows do is the same for every sender."""
     return f"sqlite:///{tmp_path / 'node.db'}"
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with open_database(database_url) as opened:
-        yield opened
 
 
 def _deliverer(bench: Bench) -> Deliverer:
