@@ -54,7 +54,11 @@ class AuditAction(StrEnum):
 
 
 class AuditEvent(Base):
-    """One event. Rows are inserted, never changed."""
+    """One event. Rows are inserted, never changed.
+
+    `actor` is the account, the API token or the operating system's user who did it; None: the node,
+    or the AE in `calling_aet`. `model` is the network that was used, as `name version`.
+    """
 
     __tablename__ = "audit_event"
     __table_args__ = (
@@ -73,6 +77,8 @@ class AuditEvent(Base):
     study_instance_uid: Mapped[str | None] = mapped_column(String(64))
     sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[int | None]
+    actor: Mapped[str | None] = mapped_column(String(64))
+    model: Mapped[str | None] = mapped_column(String(129))
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     patient: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 

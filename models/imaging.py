@@ -18,10 +18,11 @@ from models.base import (
     enum_column,
     utc_now,
 )
-from models.states import InstanceState, StudyState
+from models.states import InstanceState, ReadingState, StudyState
 
 # A row in one of these leaves its SOP Instance UID to another row.
 SET_ASIDE: Final = (InstanceState.QUARANTINED, InstanceState.SUPERSEDED)
+NO_FIGURE: Final = -1.0
 
 
 class Study(Base):
@@ -29,6 +30,8 @@ class Study(Base):
 
     Patient attributes are those of the first instance that was accepted; a quarantined instance
     never sets them. `revision` is the number of the newest report (0: none yet).
+
+    `urgency` orders the worklist: the percentage, or NO_FIGURE without one.
     """
 
     __tablename__ = "study"
@@ -36,6 +39,7 @@ class Study(Base):
         Index("ix_study_state_last_received_at", "state", "last_received_at"),
         Index("ix_study_patient_id", "patient_id"),
         Index("ix_study_accession_number", "accession_number"),
+        Index("ix_study_worklist", "reading_state", "urgency", "id"),
     )
 
     id: Mapped[Primary]
@@ -51,6 +55,12 @@ class Study(Base):
     revision: Mapped[int] = mapped_column(default=0)
     opacity_percent: Mapped[float | None]
     severity: Mapped[str | None] = mapped_column(String(16))
+    reading_state: Mapped[ReadingState] = mapped_column(
+        enum_column(ReadingState),
+        default=ReadingState.UNREAD,
+        server_default=ReadingState.UNREAD.value,
+    )
+    urgency: Mapped[float] = mapped_column(default=NO_FIGURE, server_default=str(NO_FIGURE))
 
     series: Mapped[list["Series"]] = relationship(back_populates="study")
 

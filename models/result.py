@@ -31,7 +31,7 @@ from models.base import (
     enum_column,
     utc_now,
 )
-from models.imaging import Instance, Series, Study
+from models.imaging import NO_FIGURE, Instance, Series, Study
 from models.job import Job
 from models.states import ArtifactKind, InstanceState
 
@@ -261,3 +261,4 @@ def set_figure(study: Study, analyses: Sequence[Analysis]) -> None:
     worst = max(analyses, key=lambda row: row.opacity_percent_total or 0.0, default=None)
     study.opacity_percent = worst.opacity_percent_total if worst else None
     study.severity = worst.severity if worst else None
+    study.urgency = NO_FIGURE if study.opacity_percent is None else study.opacity_percent

@@ -249,13 +249,6 @@ class QueryRetrieveSettings(Section):
         return self
 
 
-class WebSettings(Section):
-    """Health endpoint."""
-
-    host: str = "127.0.0.1"
-    port: Port = 8080
-
-
 class StorageSettings(Section):
     """Folders that are to be on other disks than `data_dir`."""
 

@@ -13,9 +13,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
+import models.account
 import models.audit
 import models.commitment
 import models.job
+import models.reading
 import models.rejection
 
 _BUSY_SECONDS = 30

@@ -25,6 +25,7 @@ from models.analysis_sections import (
     WorkerSettings,
 )
 from models.fields import Captures
+from models.people_sections import AuditSettings, WebSettings, WorklistSettings
 from models.sections import (
     CommitmentProviderSettings,
     DeliverySettings,
@@ -35,7 +36,6 @@ from models.sections import (
     RemoteAESettings,
     RetentionSettings,
     StorageSettings,
-    WebSettings,
 )
 
 
@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     commitment_provider: CommitmentProviderSettings = CommitmentProviderSettings()
     query_retrieve: QueryRetrieveSettings = QueryRetrieveSettings()
     web: WebSettings = WebSettings()
+    audit: AuditSettings = AuditSettings()
+    worklist: WorklistSettings = WorklistSettings()
     decode: DecodeSettings = DecodeSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     rules: tuple[RuleSettings, ...] = ()

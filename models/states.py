@@ -100,6 +100,22 @@ class ArtifactKind(StrEnum):
     KO = "ko"  # our rejection note: takes back objects made from a rejected image
 
 
+class ReadingState(StrEnum):
+    """How far the reading of a study is, for its newest report."""
+
+    UNREAD = "unread"
+    CLAIMED = "claimed"  # by one reader, who may give it back
+    READ = "read"
+
+
+class Verdict(StrEnum):
+    """What a reader says of the figure of an image."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    CORRECT = "correct"  # with the percentage that the reader sees
+
+
 class StoreOutcome(StrEnum):
     """What one successful C-STORE meant."""
 
