@@ -26,6 +26,7 @@ NodeError
 │   └── QueryCancelledError       the peer said so, or is gone
 ├── BrokerError            the queue cannot be reached; jobs stay in the database
 ├── OperatorError          a command of an operator cannot be carried out; the message says why
+├── CursorError            a page of a listing was asked for with a cursor that is none of ours
 ├── LostRaceError          another process moved the same row first; look again
 └── StartError             the node cannot start; the message says what to do
 """
@@ -33,6 +34,13 @@ NodeError
 
 class NodeError(Exception):
     """Base of everything the node raises on purpose."""
+
+
+class CursorError(NodeError):
+    """The cursor of a page is none that this listing gave."""
+
+    def __init__(self) -> None:
+        super().__init__("the cursor is none of this listing: begin again without it")
 
 
 class StoreError(NodeError):

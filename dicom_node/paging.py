@@ -1,0 +1,85 @@
+"""Pages of a long listing by keyset: the next one begins after the last key, however long it is."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, and_, literal, or_, tuple_
+
+from dicom_node.errors import CursorError
+
+MAX_LIMIT: Final = 1000
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Page(Generic[Row]):
+    """Some rows, and the cursor of the next page; None: these are the last."""
+
+    rows: list[Row]
+    next: str | None
+
+
+def encode(key: Sequence[Any]) -> str:
+    """Return the cursor of a key of JSON values."""
+    text = json.dumps(list(key), separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
+    """Return the key in a cursor. Raises CursorError unless its values are of these kinds."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        key = json.loads(text)
+    except (ValueError, binascii.Error, RecursionError) as error:
+        raise CursorError from error
+    fits = (
+        isinstance(key, list)
+        and len(key) == len(kinds)
+        and all(_is(value, kind) for value, kind in zip(key, kinds, strict=True))
+    )
+    if not fits:
+        raise CursorError
+    return tuple(key)
+
+
+def _is(value: object, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, int | float)
+    if kind is int:
+        return isinstance(value, int) and abs(value) < 1 << 63
+    return isinstance(value, kind)
+
+
+def after(columns: Sequence[tuple[Any, bool]], key: Sequence[Any]) -> ColumnElement[bool]:
+    """Return the condition that a row comes after `key`, so that an index in this order finds it.
+
+    `columns` are those of ORDER BY, each with whether it descends; none may be NULL.
+    """
+    names = [column for column, _ in columns]
+    values = [literal(value, column.type) for value, column in zip(key, names, strict=True)]
+    if len({descends for _, descends in columns}) == 1:
+        ours, theirs = tuple_(*names), tuple_(*values)
+        return ours < theirs if columns[0][1] else ours > theirs
+    beyond = [
+        column < value if descends else column > value
+        for (column, descends), value in zip(columns, values, strict=True)
+    ]
+    equal = [column == value for column, value in zip(names, values, strict=True)]
+    first = names[0] <= values[0] if columns[0][1] else names[0] >= values[0]
+    return and_(first, or_(*(and_(*equal[:at], each) for at, each in enumerate(beyond))))
+
+
+def page_of(
+    rows: Sequence[Row], limit: int, key_of_row: Callable[[Row], Sequence[Any]]
+) -> Page[Row]:
+    """Return a page of at most `limit` from one row more than that."""
+    if len(rows) <= limit:
+        return Page(list(rows), None)
+    kept = list(rows[:limit])
+    return Page(kept, encode(key_of_row(kept[-1])))
