@@ -25,6 +25,7 @@ from models.analysis_sections import (
     WorkerSettings,
 )
 from models.fields import Captures
+from models.monitoring_sections import LogSettings, MonitoringSettings
 from models.people_sections import AuditSettings, WebSettings, WorklistSettings
 from models.sections import (
     CommitmentProviderSettings,
@@ -66,6 +67,8 @@ class Settings(BaseSettings):
     objects: ObjectSettings = ObjectSettings()
     storage: StorageSettings = StorageSettings()
     retention: RetentionSettings = RetentionSettings()
+    log: LogSettings = LogSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
 
     _toml: ClassVar[Path | None] = None
 
