@@ -25,7 +25,7 @@ _OPEN = (DeliveryState.DUE, DeliveryState.SENDING)
 _DONE_WITH = (StudyState.DELIVERED, StudyState.CLOSED)
 # What is large. Reports, rejection notes and presentation states are some kB, and stay.
 OBJECTS: Final = (ArtifactKind.SEG, ArtifactKind.SC, ArtifactKind.PDF)
-PICTURES: Final = (ArtifactKind.DISPLAY, ArtifactKind.OVERLAY)
+PICTURES: Final = (ArtifactKind.DISPLAY, ArtifactKind.OVERLAY, ArtifactKind.LAYER)
 
 
 def images(settings: Settings, before: datetime | None) -> Select[Any]:

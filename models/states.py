@@ -94,6 +94,7 @@ class ArtifactKind(StrEnum):
     SR = "sr"
     DISPLAY = "display"
     OVERLAY = "overlay"
+    LAYER = "layer"  # what the overlay adds to the display picture, transparent elsewhere
     SC = "sc"  # the overlay as a Secondary Capture, where a destination may want it
     PR = "pr"  # outlines as a presentation state, where a destination wants it
     PDF = "pdf"  # the report as an Encapsulated PDF, where a destination wants it
@@ -134,10 +135,12 @@ State = (
     | CircuitState
     | CommitmentState
     | EventReportState
+    | ReadingState
 )
 
 _I, _S, _J, _D = InstanceState, StudyState, JobState, DeliveryState
 _C, _E, _K = CommitmentState, EventReportState, CircuitState
+_R = ReadingState
 
 # One table per machine: members of two StrEnums with the same text are equal, so a single table
 # keyed by member would let one machine overwrite another's "failed" or "dead".
@@ -200,6 +203,11 @@ TRANSITIONS: Final[dict[type[State], dict[State, frozenset[State]]]] = {
         _E.DUE: frozenset({_E.ACCEPTED, _E.DEAD}),
         _E.ACCEPTED: frozenset({_E.DUE}),
         _E.DEAD: frozenset({_E.DUE}),
+    },
+    ReadingState: {
+        _R.UNREAD: frozenset({_R.CLAIMED, _R.READ}),
+        _R.CLAIMED: frozenset({_R.UNREAD, _R.READ}),
+        _R.READ: frozenset({_R.UNREAD}),  # a newer report says something else
     },
 }
 

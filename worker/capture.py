@@ -4,8 +4,9 @@ All are upright with square pixels, the patient's left at the right; the radiogr
 at most 1024. No picture says who the patient is.
 """
 
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,33 @@ _SMALLEST: Final = 0.6  # of its size, before a line that is too long is cut off
 
 Floats = NDArray[np.float32]
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found, at picture size and upright: an amount 0..1 for each pixel."""
+
+    opacity: Floats
+    left: Floats  # the line around the left lung
+    right: Floats
+
+    @classmethod
+    def of(cls, analysed: AnalysedImage) -> Self:
+        """Return the findings of one image as the overlay and the layer paint them."""
+        image, masks = analysed.image, analysed.masks
+        size = _size(image, _MIN_OVERLAY_SIDE)
+        opacity = _soft(image, masks.opacity & (masks.left | masks.right), size)
+        left, right = (_edge(_soft(image, mask, size)) for mask in (masks.left, masks.right))
+        return cls(opacity, left, right)
+
+    def strokes(self) -> tuple[tuple[Floats, tuple[int, int, int]], ...]:
+        """Return what is painted, in this order: how much of it, and its colour."""
+        return (
+            (_FILL * self.opacity, _OPACITY),
+            (0.8 * _edge(self.opacity), _OPACITY),
+            (self.left, _LEFT),
+            (self.right, _RIGHT),
+        )
 
 
 def display_png(image: ChestImage) -> bytes:
@@ -58,23 +86,37 @@ def without_caption(png: bytes) -> Image.Image:
         return whole.convert("RGB").crop((0, 0, whole.width, whole.height - _strip(whole.width)))
 
 
-def overlay(analysed: AnalysedImage) -> Image.Image:
+def overlay(analysed: AnalysedImage, findings: Findings | None = None) -> Image.Image:
     """Return the upright radiograph with lung contours, translucent opacity and side marks.
 
     The other pictures are made of it; they take it where it is made already.
     """
     image = analysed.image
-    size = _size(image, _MIN_OVERLAY_SIDE)
-    canvas = np.repeat(np.asarray(_grey(image, size), np.float32)[..., None], 3, axis=2)
-    masks = analysed.masks
-    opacity = _soft(image, masks.opacity & (masks.left | masks.right), size)
-    canvas = _blend(canvas, _FILL * opacity, _OPACITY)
-    canvas = _blend(canvas, 0.8 * _edge(opacity), _OPACITY)
-    for mask, colour in ((masks.left, _LEFT), (masks.right, _RIGHT)):
-        canvas = _blend(canvas, _edge(_soft(image, mask, size)), colour)
+    grey = np.asarray(_grey(image, _size(image, _MIN_OVERLAY_SIDE)), np.float32)
+    canvas = np.repeat(grey[..., None], 3, axis=2)
+    for weight, colour in (findings or Findings.of(analysed)).strokes():
+        canvas = _blend(canvas, weight, colour)
     picture = Image.fromarray(np.rint(canvas).astype(np.uint8))
     _mark_sides(picture, assumed=image.orientation.assumed)
     return picture
+
+
+def layer_png(findings: Findings) -> bytes:
+    """Return the findings alone as a PNG of colours and alpha, to lie over the radiograph.
+
+    It covers the same field as `display_png`, whose long side may be shorter. Over the radiograph
+    it gives the overlay, without the side marks.
+    """
+    seen = (findings.opacity > 0) | (findings.left > 0) | (findings.right > 0)
+    colours, alpha = np.zeros((np.count_nonzero(seen), 3), np.float32), np.float32(0)
+    for weight, colour in findings.strokes():
+        part = weight[seen][:, None]
+        colours = colours * (1 - part) + part * np.asarray(colour, np.float32)
+        alpha = alpha * (1 - part) + part
+    colours = np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha > 0)
+    painted = np.zeros((*seen.shape, 4), np.uint8)
+    painted[seen] = np.rint(np.concatenate((colours, 255 * alpha), axis=1))
+    return _encode(Image.fromarray(painted, "RGBA"))
 
 
 def _size(image: ChestImage, smallest: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from models.result import Analysis, Artifact, newest_analyses, unanalysed_instan
 from models.session import Database
 from models.settings import Settings
 from models.states import ArtifactKind, InstanceState, JobKind
-from worker.capture import display_png, overlay, overlay_png, without_caption
+from worker.capture import Findings, display_png, layer_png, overlay, overlay_png, without_caption
 from worker.correction import corrected_header, corrected_image, header_sha256
 from worker.equipment import ObjectContext, to_bytes
 from worker.errors import AnalysisFailed, ImageWithdrawnError, NotAnalysable
@@ -231,7 +231,8 @@ def _context(runtime: Runtime, job: Job) -> ObjectContext:
 
 def _products(result: AnalysedImage, context: ObjectContext, settings: Settings) -> list[Product]:
     """Return SEG and pictures, and of the wanted extras those that could be made."""
-    picture = overlay(result)
+    findings = Findings.of(result)
+    picture = overlay(result, findings)
     makers: dict[ArtifactKind, Callable[[], Dataset]] = {
         ArtifactKind.SC: partial(build_secondary_capture, result, context, picture),
         ArtifactKind.PR: partial(build_presentation_state, result, context),
@@ -240,6 +241,7 @@ def _products(result: AnalysedImage, context: ObjectContext, settings: Settings)
         _object(ArtifactKind.SEG, build_segmentation(result, context)),
         Product(ArtifactKind.DISPLAY, display_png(result.image), ".png"),
         Product(ArtifactKind.OVERLAY, overlay_png(result, picture), ".png"),
+        Product(ArtifactKind.LAYER, layer_png(findings), ".png"),
     ]
     for kind in _extras(settings):
         products += _extra(kind, makers[kind])

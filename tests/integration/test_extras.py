@@ -19,6 +19,7 @@ from dicom_node.delivery import Deliverer, synchronise_destinations
 from dicom_node.demo.pacs import StoragePacs
 from dicom_node.ledger import compute
 from dicom_node.planning import delivered_studies, plan_deliveries
+from dicom_node.purgeable import PICTURES
 from dicom_node.results import ResultFilter, results
 from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction
@@ -311,4 +312,4 @@ def test_off_by_default(tmp_path: Path) -> None:
     assert not settings.makes_presentation_states
     assert not settings.makes_documents
     kinds = {each.kind for each in tasks._products(analysed_image(), object_context(), settings)}
-    assert kinds == {ArtifactKind.SEG, ArtifactKind.DISPLAY, ArtifactKind.OVERLAY}
+    assert kinds == {ArtifactKind.SEG, *PICTURES}

@@ -295,7 +295,7 @@ def test_results_go_where_a_receiver_has_them_and_reports_stay(node: Make, pacs:
     _delivered(it, image(1))
     _age(it)
     purged = {each.kind for each in _retention(it).run()}
-    assert purged == {"seg", "display", "overlay"}
+    assert purged == {"seg", "display", "overlay", "layer"}
     left = [path.suffix for path in it.settings.artifact_dir.glob("[0-9a-f][0-9a-f]/*")]
     assert left == [".dcm"]
     assert it.unbalanced == []

@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from dicom_node.ledger import compute
+from dicom_node.purgeable import PICTURES
 from models.base import utc_now
 from models.imaging import Instance, Study
 from models.job import Job
@@ -104,7 +105,7 @@ def test_an_image_becomes_numbers_a_segmentation_and_pictures(
     assert _one(runtime, Job).state is JobState.DONE
     analysis = _one(runtime, Analysis)
     artifacts = {row.kind: row for row in _rows(runtime, Artifact)}
-    assert set(artifacts) == {ArtifactKind.SEG, ArtifactKind.DISPLAY, ArtifactKind.OVERLAY}
+    assert set(artifacts) == {ArtifactKind.SEG, *PICTURES}
     root = runtime.settings.artifact_dir
     for row in artifacts.values():
         data = (root / row.storage_key).read_bytes()

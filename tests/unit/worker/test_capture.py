@@ -8,7 +8,7 @@ from builders import analysed_image, chest_dataset, chest_image, chest_pixels, l
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.capture import display_png, overlay_png, statement_pixels
+from worker.capture import Findings, display_png, layer_png, overlay, overlay_png, statement_pixels
 from worker.types import Caveat, ModelIdentity, Orientation
 
 
@@ -72,6 +72,28 @@ def test_no_opacity_paints_nothing_orange() -> None:
     picture = np.asarray(_open(overlay_png(analysed_image(masks=empty)))).astype(int)
     body = picture[:760]
     assert (np.abs(body - (213, 94, 0)).sum(axis=2) < 60).sum() == 0
+
+
+def test_the_layer_over_the_radiograph_is_the_overlay() -> None:
+    image = chest_image(pixels=chest_pixels(1000, 900, 16))
+    analysed = analysed_image(image)
+    layer = _open(layer_png(Findings.of(analysed)))
+    assert layer.mode == "RGBA"
+    under = _open(display_png(image)).convert("RGBA")
+    assert layer.size == under.size
+    laid = np.asarray(Image.alpha_composite(under, layer).convert("RGB")).astype(int)
+    wanted = np.asarray(overlay(analysed)).astype(int)
+    body = slice(100, None)  # below the side marks
+    assert np.abs(laid[body] - wanted[body]).max() <= 2
+
+
+def test_the_layer_of_a_small_image_is_finer_than_the_image() -> None:
+    assert _open(layer_png(Findings.of(analysed_image()))).size == (720, 768)
+
+
+def test_a_layer_is_transparent_where_nothing_was_found() -> None:
+    nothing = np.zeros((90, 80), np.float32)
+    assert not np.asarray(_open(layer_png(Findings(nothing, nothing, nothing)))).any()
 
 
 def _strips(pixels: NDArray[np.uint8]) -> tuple[int, int]:
