@@ -22,7 +22,10 @@ from models.states import InstanceState, ReadingState, StudyState
 
 # A row in one of these leaves its SOP Instance UID to another row.
 SET_ASIDE: Final = (InstanceState.QUARANTINED, InstanceState.SUPERSEDED)
-NO_FIGURE: Final = -1.0
+# Behind every figure: those are minus the percentage.
+WITHOUT_FIGURE: Final = 1.0
+# Written out in index and query, so that the one serves the other.
+WITHOUT_REPORT: Final = "state IN ('open', 'settled') AND reading_order > 0"
 
 
 class Study(Base):
@@ -31,7 +34,9 @@ class Study(Base):
     Patient attributes are those of the first instance that was accepted; a quarantined instance
     never sets them. `revision` is the number of the newest report (0: none yet).
 
-    `urgency` orders the worklist: the percentage, or NO_FIGURE without one.
+    `reading_order` ascends in the worklist: minus the percentage, or WITHOUT_FIGURE. `exam_at` is
+    when the study was made, by its Study Date and Study Time; None where it does not say.
+    `model_version_id` is the network that gave the figure (`models.result.ModelVersion`).
     """
 
     __tablename__ = "study"
@@ -39,7 +44,25 @@ class Study(Base):
         Index("ix_study_state_last_received_at", "state", "last_received_at"),
         Index("ix_study_patient_id", "patient_id"),
         Index("ix_study_accession_number", "accession_number"),
-        Index("ix_study_worklist", "reading_state", "urgency", "id"),
+        Index("ix_study_created_at", "created_at"),
+        Index("ix_study_study_date", "study_date", "id"),
+        Index("ix_study_model_version_id", "model_version_id", "created_at"),
+        # The orders of the worklist: the highest percentage first, then what came first.
+        Index("ix_study_worklist", "reading_state", "reading_order", "id"),
+        Index("ix_study_reading_order", "reading_order", "id"),
+        Index(
+            "ix_study_severity_reading_order", "severity", "reading_order", "id", "reading_state"
+        ),
+        Index(
+            "ix_study_calling_aet_reading_order",
+            *("calling_aet", "reading_order", "id", "reading_state"),
+        ),
+        Index(
+            "ix_study_without_report",
+            *("reading_state", "last_received_at", "id"),
+            sqlite_where=text(WITHOUT_REPORT),
+            postgresql_where=text(WITHOUT_REPORT),
+        ),
     )
 
     id: Mapped[Primary]
@@ -49,18 +72,22 @@ class Study(Base):
     issuer_of_patient_id: Mapped[str | None] = mapped_column(String(64))
     accession_number: Mapped[str | None] = mapped_column(String(64))
     study_date: Mapped[str | None] = mapped_column(String(8))
+    exam_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     calling_aet: Mapped[AETitle]
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
     last_received_at: Mapped[Timestamp] = mapped_column(default=utc_now)
     revision: Mapped[int] = mapped_column(default=0)
     opacity_percent: Mapped[float | None]
     severity: Mapped[str | None] = mapped_column(String(16))
+    model_version_id: Mapped[int | None]
     reading_state: Mapped[ReadingState] = mapped_column(
         enum_column(ReadingState),
         default=ReadingState.UNREAD,
         server_default=ReadingState.UNREAD.value,
     )
-    urgency: Mapped[float] = mapped_column(default=NO_FIGURE, server_default=str(NO_FIGURE))
+    reading_order: Mapped[float] = mapped_column(
+        default=WITHOUT_FIGURE, server_default=str(WITHOUT_FIGURE)
+    )
 
     series: Mapped[list["Series"]] = relationship(back_populates="study")
 

@@ -31,7 +31,7 @@ from models.base import (
     enum_column,
     utc_now,
 )
-from models.imaging import NO_FIGURE, Instance, Series, Study
+from models.imaging import WITHOUT_FIGURE, Instance, Series, Study
 from models.job import Job
 from models.states import ArtifactKind, InstanceState
 
@@ -261,4 +261,6 @@ def set_figure(study: Study, analyses: Sequence[Analysis]) -> None:
     worst = max(analyses, key=lambda row: row.opacity_percent_total or 0.0, default=None)
     study.opacity_percent = worst.opacity_percent_total if worst else None
     study.severity = worst.severity if worst else None
-    study.urgency = NO_FIGURE if study.opacity_percent is None else study.opacity_percent
+    study.model_version_id = worst.model_version_id if worst else None
+    percent = study.opacity_percent
+    study.reading_order = WITHOUT_FIGURE if percent is None else 0.0 - percent

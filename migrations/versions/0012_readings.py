@@ -19,6 +19,17 @@ down_revision: str | None = '0011'
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+# The figure of a study is the highest of its images (models.result.set_figure).
+MODEL_OF_FIGURE = """
+UPDATE study SET model_version_id = (
+    SELECT max(analysis.model_version_id) FROM analysis
+    JOIN instance ON analysis.instance_id = instance.id
+    JOIN series ON instance.series_id = series.id
+    WHERE series.study_id = study.id AND analysis.is_replaced IS NOT TRUE
+    AND analysis.opacity_percent_total = study.opacity_percent
+) WHERE opacity_percent IS NOT NULL
+"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -28,20 +39,25 @@ def upgrade() -> None:
         sa.Column('workitem_uid', sa.String(length=64), nullable=True),
         sa.Column('transaction_uid', sa.String(length=64), nullable=True),
         sa.Column('revision', sa.Integer(), nullable=False),
+        sa.Column('percent', sa.Double(), nullable=True),
+        sa.Column('severity', sa.String(length=16), nullable=True),
         sa.Column('claimed_by', sa.String(length=64), nullable=True),
         sa.Column('claimed_at', models.base.UtcDateTime(), nullable=True),
         sa.Column('read_by', sa.String(length=64), nullable=True),
         sa.Column('read_at', models.base.UtcDateTime(), nullable=True),
+        sa.Column('reopened_at', models.base.UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(['study_id'], ['study.id'], name=op.f('fk_reading_study_id_study')),
         sa.PrimaryKeyConstraint('id', name=op.f('pk_reading')),
         sa.UniqueConstraint('study_id', name=op.f('uq_reading_study_id')),
         sa.UniqueConstraint('workitem_uid', name=op.f('uq_reading_workitem_uid'))
     )
+    op.create_index('ix_reading_claimed_by', 'reading', ['claimed_by'])
+    op.create_index('ix_reading_read_by', 'reading', ['read_by'])
     op.create_table(
         'feedback',
         sa.Column('id', sa.Integer(), nullable=False),
         sa.Column('study_id', sa.Integer(), nullable=False),
-        sa.Column('analysis_id', sa.Integer(), nullable=True),
+        sa.Column('analysis_id', sa.Integer(), nullable=False),
         sa.Column('revision', sa.Integer(), nullable=False),
         sa.Column('account_id', sa.Integer(), nullable=False),
         sa.Column('verdict', sa.Enum('accept', 'reject', 'correct', name='verdict', native_enum=False, length=40), nullable=False),
@@ -53,9 +69,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(['study_id'], ['study.id'], name=op.f('fk_feedback_study_id_study')),
         sa.PrimaryKeyConstraint('id', name=op.f('pk_feedback'))
     )
-    with op.batch_alter_table('feedback', schema=None) as batch_op:
-        batch_op.create_index('ix_feedback_created_at', ['created_at'], unique=False)
-        batch_op.create_index('ix_feedback_study_id', ['study_id'], unique=False)
+    op.create_index('ix_feedback_analysis_id_account_id', 'feedback', ['analysis_id', 'account_id'])
+    op.create_index('ix_feedback_created_at', 'feedback', ['created_at'])
+    op.create_index('ix_feedback_study_id', 'feedback', ['study_id'])
 
     op.add_column(
         'study',
@@ -69,15 +85,41 @@ def upgrade() -> None:
         ),
     )
     op.add_column(
-        'study', sa.Column('urgency', sa.Double(), server_default='-1.0', nullable=False)
+        'study', sa.Column('reading_order', sa.Double(), server_default='1.0', nullable=False)
     )
-    op.create_index('ix_study_worklist', 'study', ['reading_state', 'urgency', 'id'])
-    op.execute('UPDATE study SET urgency = opacity_percent WHERE opacity_percent IS NOT NULL')
+    op.add_column('study', sa.Column('exam_at', models.base.UtcDateTime(), nullable=True))
+    op.execute(
+        'UPDATE study SET reading_order = -opacity_percent WHERE opacity_percent IS NOT NULL'
+    )
+    op.add_column('study', sa.Column('model_version_id', sa.Integer(), nullable=True))
+    op.execute(MODEL_OF_FIGURE)
+    op.create_index('ix_study_created_at', 'study', ['created_at'])
+    op.create_index('ix_study_study_date', 'study', ['study_date', 'id'])
+    op.create_index('ix_study_model_version_id', 'study', ['model_version_id', 'created_at'])
+    op.create_index('ix_study_worklist', 'study', ['reading_state', 'reading_order', 'id'])
+    op.create_index('ix_study_reading_order', 'study', ['reading_order', 'id'])
+    for column in ('severity', 'calling_aet'):
+        columns = [column, 'reading_order', 'id', 'reading_state']
+        op.create_index(f'ix_study_{column}_reading_order', 'study', columns)
+    where = sa.text("state IN ('open', 'settled') AND reading_order > 0")
+    op.create_index(
+        'ix_study_without_report',
+        'study',
+        ['reading_state', 'last_received_at', 'id'],
+        sqlite_where=where,
+        postgresql_where=where,
+    )
 
 
 def downgrade() -> None:
-    op.drop_index('ix_study_worklist', 'study')
-    op.drop_column('study', 'urgency')
+    for name in (
+        'without_report', 'calling_aet_reading_order', 'severity_reading_order', 'reading_order', 'worklist',
+        'created_at', 'study_date', 'model_version_id',
+    ):
+        op.drop_index(f'ix_study_{name}', 'study')
+    op.drop_column('study', 'model_version_id')
+    op.drop_column('study', 'exam_at')
+    op.drop_column('study', 'reading_order')
     op.drop_column('study', 'reading_state')
     op.drop_table('feedback')
     op.drop_table('reading')

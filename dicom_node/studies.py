@@ -1,0 +1,265 @@
+"""Lists of studies: pages by keyset, or every one that a filter matches, in blocks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.paging import Page
+from dicom_node.sorting import AnyQuery, AnyRow, Segment, Sort
+from models.imaging import Instance, Series, Study
+from models.result import Analysis, AnalysisCaveat, ModelVersion
+from models.states import InstanceState, ReadingState, StudyState
+
+BLOCK: Final = 500
+
+
+class StudySort(StrEnum):
+    """What studies can be sorted by."""
+
+    RECEIVED = "received"  # when the first image came
+    PERCENT = "percent"  # those without a figure at the lower end
+    STUDY_DATE = "study_date"  # those without a date at the end
+
+
+@dataclass(frozen=True)
+class StudyFilter:
+    """Which studies; None means any. What is said of images holds if one image is so.
+
+    `since` and `until` are about when the first image came; the model is that of the figure.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    patient_id: str | None = None
+    issuer_of_patient_id: str | None = None
+    accession_number: str | None = None
+    study_instance_uid: str | None = None
+    calling_aet: str | None = None
+    state: StudyState | None = None
+    reading_state: ReadingState | None = None
+    severity: str | None = None
+    min_percent: float | None = None
+    max_percent: float | None = None
+    model: str | None = None
+    model_version: str | None = None
+    modality: str | None = None
+    reason: str | None = None
+    caveat: str | None = None
+
+    def clauses(self) -> list[ColumnElement[bool]]:
+        """Return the conditions over Study; the model is not among them."""
+        wanted: tuple[tuple[object, Callable[[], ColumnElement[bool]]], ...] = (
+            (self.since, lambda: Study.created_at >= self.since),
+            (self.until, lambda: Study.created_at < self.until),
+            (self.patient_id, lambda: Study.patient_id == self.patient_id),
+            (self.issuer_of_patient_id, self._of_issuer),
+            (self.accession_number, lambda: Study.accession_number == self.accession_number),
+            (self.study_instance_uid, lambda: Study.study_instance_uid == self.study_instance_uid),
+            (self.calling_aet, lambda: Study.calling_aet == self.calling_aet),
+            (self.state, lambda: Study.state == self.state),
+            (self.reading_state, lambda: Study.reading_state == self.reading_state),
+            (self.severity, lambda: Study.severity == self.severity),
+            (self.min_percent, lambda: Study.reading_order <= -(self.min_percent or 0.0)),
+            (self.max_percent, lambda: Study.reading_order.between(-(self.max_percent or 0.0), 0)),
+            (self.modality, lambda: Study.id.in_(_of_modality(self.modality))),
+            (self.reason, lambda: Study.id.in_(_with_reason(self.reason))),
+            (self.caveat, lambda: Study.id.in_(_with_caveat(self.caveat))),
+        )
+        return [clause() for value, clause in wanted if value is not None]
+
+    def _of_issuer(self) -> ColumnElement[bool]:
+        return Study.issuer_of_patient_id == self.issuer_of_patient_id
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network: name, version and the hash of its weights."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One study of a list. `images` counts its objects by state; `severity` is the band."""
+
+    id: int
+    study_instance_uid: str
+    patient_id: str | None
+    issuer_of_patient_id: str | None
+    accession_number: str | None
+    study_date: str | None
+    calling_aet: str
+    state: StudyState
+    reading_state: ReadingState
+    received_at: datetime
+    last_received_at: datetime
+    revision: int
+    opacity_percent: float | None
+    severity: str | None
+    model: Model | None
+    images: dict[InstanceState, int] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+def studies(
+    session: Session,
+    wanted: StudyFilter,
+    sort: StudySort = StudySort.RECEIVED,
+    *,
+    descends: bool = True,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[StudyRow]:
+    """Return one page of studies. Raises CursorError unless the cursor is of this sort."""
+    order = _sort(sort, descends=descends)
+    page = order.page(session, _query(session, wanted), cursor, limit)
+    return Page(study_rows(session, [row[0] for row in page.rows]), page.next)
+
+
+def every_study(
+    session: Session,
+    wanted: StudyFilter,
+    sort: StudySort = StudySort.RECEIVED,
+    *,
+    descends: bool = True,
+) -> Iterator[StudyRow]:
+    """Yield every study that matches, reading in blocks with a cursor of the server."""
+    query = _query(session, wanted).execution_options(yield_per=BLOCK)
+    for part in _sort(sort, descends=descends).whole(query):
+        for block in session.execute(part).partitions():
+            yield from study_rows(session, [row[0] for row in block])
+            session.expunge_all()
+
+
+def study_rows(session: Session, found: Sequence[Study]) -> list[StudyRow]:
+    """Return the rows of these studies, in their order, with what is known of their images."""
+    ids = [study.id for study in found]
+    images = _images(session, ids)
+    caveats = _caveats(session, ids)
+    models = _models(session, {study.model_version_id for study in found})
+    return [
+        StudyRow(
+            id=study.id,
+            study_instance_uid=study.study_instance_uid,
+            patient_id=study.patient_id,
+            issuer_of_patient_id=study.issuer_of_patient_id,
+            accession_number=study.accession_number,
+            study_date=study.study_date,
+            calling_aet=study.calling_aet,
+            state=study.state,
+            reading_state=study.reading_state,
+            received_at=study.created_at,
+            last_received_at=study.last_received_at,
+            revision=study.revision,
+            opacity_percent=study.opacity_percent,
+            severity=study.severity,
+            model=models.get(study.model_version_id),
+            caveats=tuple(sorted(caveats.get(study.id, ()))),
+            **_summary(images.get(study.id, [])),
+        )
+        for study in found
+    ]
+
+
+def model_version_ids(session: Session, name: str | None, version: str | None) -> list[int] | None:
+    """Return the ids of the registered models of that name and version; None: any will do."""
+    if name is None and version is None:
+        return None
+    query = select(ModelVersion.id)
+    if name is not None:
+        query = query.where(ModelVersion.name == name)
+    if version is not None:
+        query = query.where(ModelVersion.version == version)
+    return list(session.scalars(query.order_by(ModelVersion.id)))
+
+
+def _query(session: Session, wanted: StudyFilter) -> AnyQuery:
+    query = select(Study).where(*wanted.clauses())
+    models = model_version_ids(session, wanted.model, wanted.model_version)
+    if models is None:
+        return query
+    column = Study.model_version_id
+    return query.where(column == models[0] if len(models) == 1 else column.in_(models))
+
+
+def _sort(sort: StudySort, *, descends: bool) -> Sort:
+    """Return the order, as `ix_study_*` have it.
+
+    Of one percentage, the study that came first is first, as in the worklist.
+    """
+    name = f"{sort.value}-{'desc' if descends else 'asc'}"
+    by_id = (Study.id, descends)
+    if sort is StudySort.PERCENT:
+        return Sort(
+            name, (Segment(((Study.reading_order, not descends), (Study.id, not descends))),)
+        )
+    if sort is StudySort.STUDY_DATE:
+        dated = Segment(((Study.study_date, descends), by_id), (Study.study_date.is_not(None),))
+        return Sort(name, (dated, Segment((by_id,), (Study.study_date.is_(None),))))
+    return Sort(name, (Segment(((Study.created_at, descends), by_id)),))
+
+
+def _of_modality(modality: str | None) -> AnyQuery:
+    return select(Series.study_id).where(Series.modality == modality)
+
+
+def _with_reason(reason: str | None) -> AnyQuery:
+    return select(Series.study_id).join(Instance).where(Instance.reason == reason)
+
+
+def _with_caveat(caveat: str | None) -> AnyQuery:
+    return _caveats_that_count(select(Series.study_id)).where(AnalysisCaveat.caveat == caveat)
+
+
+def _caveats_that_count(query: AnyQuery) -> AnyQuery:
+    """Return the query over the caveats of analyses that count, joined with Series."""
+    return (
+        query.join(Instance, Instance.series_id == Series.id)
+        .join(Analysis, Analysis.instance_id == Instance.id)
+        .join(AnalysisCaveat, AnalysisCaveat.analysis_id == Analysis.id)
+        .where(Instance.state == InstanceState.ANALYSED, Analysis.is_replaced.is_(False))
+    )
+
+
+def _images(session: Session, ids: Sequence[int]) -> dict[int, list[AnyRow]]:
+    """Return per study how many of its objects have which modality, state and reason."""
+    columns = (Series.study_id, Series.modality, Instance.state, Instance.reason)
+    query = select(*columns, func.count().label("number")).join(Instance).group_by(*columns)
+    found: dict[int, list[AnyRow]] = {}
+    for row in session.execute(query.where(Series.study_id.in_(ids))):
+        found.setdefault(row.study_id, []).append(row)
+    return found
+
+
+def _summary(rows: Sequence[AnyRow]) -> dict[str, Any]:
+    images: Counter[InstanceState] = Counter()
+    for row in rows:
+        images[row.state] += row.number
+    return {
+        "images": dict(images),
+        "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
+        "reasons": tuple(sorted({row.reason for row in rows if row.reason})),
+    }
+
+
+def _caveats(session: Session, ids: Sequence[int]) -> dict[int, set[str]]:
+    query = _caveats_that_count(select(Series.study_id, AnalysisCaveat.caveat))
+    found: dict[int, set[str]] = {}
+    for study_id, caveat in session.execute(query.where(Series.study_id.in_(ids))):
+        found.setdefault(study_id, set()).add(caveat)
+    return found
+
+
+def _models(session: Session, ids: set[int | None]) -> dict[int | None, Model]:
+    query = select(ModelVersion).where(ModelVersion.id.in_(ids - {None}))
+    return {row.id: Model(row.name, row.version, row.sha256) for row in session.scalars(query)}
