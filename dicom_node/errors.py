@@ -26,6 +26,7 @@ NodeError
 │   └── QueryCancelledError       the peer said so, or is gone
 ├── BrokerError            the queue cannot be reached; jobs stay in the database
 ├── OperatorError          a command of an operator cannot be carried out; the message says why
+│   └── AccountError           an account, token or invitation cannot be made or changed like that
 ├── CursorError            a page of a listing was asked for with a cursor that is none of ours
 ├── LostRaceError          another process moved the same row first; look again
 └── StartError             the node cannot start; the message says what to do
@@ -153,6 +154,10 @@ class BrokerError(NodeError):
 
 class OperatorError(NodeError):
     """What an operator asked for does not fit what the rows say."""
+
+
+class AccountError(OperatorError):
+    """What is asked for an account, token or invitation cannot be; the message is for its user."""
 
 
 class LostRaceError(NodeError):

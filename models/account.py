@@ -80,13 +80,17 @@ class ApiToken(Base):
 
 
 class Invitation(Base):
-    """A link that makes one account, once: the first administrator, or whom one invites."""
+    """A link that makes one account, once.
+
+    `is_first`: the first administrator's, made at a start; it works while nobody has an account.
+    """
 
     __tablename__ = "invitation"
 
     id: Mapped[Primary]
     token_sha256: Mapped[Sha256] = mapped_column(unique=True)
     role: Mapped[Role] = mapped_column(enum_column(Role))
+    is_first: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
     expires_at: Mapped[Timestamp]
     used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -50,6 +50,14 @@ class AuditAction(StrEnum):
     INSTANCE_PURGED = "instance_purged"  # by retention; the outcome says why: age or floor
     INSTANCE_RESTORED = "instance_restored"  # its bytes came again: were purged, missing or damaged
     ARTIFACT_PURGED = "artifact_purged"
+    PATIENT_DATA_READ = "patient_data_read"  # by a user; the outcome says what was read
+    LOGIN = "login"  # the outcome says how
+    LOGIN_FAILED = "login_failed"
+    LOGOUT = "logout"
+    ACCESS_DENIED = "access_denied"
+    ACCOUNT_CHANGED = "account_changed"
+    TOKEN_CREATED = "token_created"  # noqa: S105  the name of an event
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105  the same
     STORAGE_SCRUBBED = "storage_scrubbed"  # every stored file of a portion was read
 
 

@@ -1,6 +1,48 @@
 """The sections of the settings tree about people: web page, worklist, audit (`models.settings`)."""
 
-from models.fields import Port, Section
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from models.fields import Network, Port, Section
+from models.web_address import is_safe_address, is_site
+
+
+class OidcSettings(Section):
+    """Login by an identity provider (OpenID Connect, authorization code with PKCE)."""
+
+    issuer: str | None = None  # None: off
+    client_id: str | None = None
+    client_secret_file: Path | None = None  # without file and variable: a public client
+    client_secret_variable: str | None = None
+    scopes: tuple[str, ...] = ("openid", "profile")
+    name_claim: str = "preferred_username"
+    roles_claim: str = "groups"
+    roles: dict[str, Literal["viewer", "operator", "admin"]] = Field(
+        default_factory=dict
+    )  # value of the claim: role
+    label: Annotated[str, Field(min_length=1, max_length=64)] = "Single sign-on"
+    timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+
+    @model_validator(mode="after")
+    def _what_a_login_needs_is_there(self) -> Self:
+        if self.issuer is None:
+            return self
+        if not is_safe_address(self.issuer):
+            msg = f"web.oidc.issuer {self.issuer} must be https:// (http:// on this host only)"
+            raise ValueError(msg)
+        if not self.client_id or not self.roles or "openid" not in self.scopes:
+            msg = "web.oidc.issuer needs client_id, roles and the scope openid: nobody could log in"
+            raise ValueError(msg)
+        if self.client_secret_file and self.client_secret_variable:
+            msg = "web.oidc has client_secret_file and client_secret_variable: leave one out"
+            raise ValueError(msg)
+        if (self.client_secret_variable or "").startswith("DICOM_NODE_"):
+            msg = "web.oidc.client_secret_variable must not begin with DICOM_NODE_: so do settings"
+            raise ValueError(msg)
+        return self
 
 
 class WebSettings(Section):
@@ -8,6 +50,56 @@ class WebSettings(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    url: str | None = None  # how browsers reach it, without a path; default: from host and port
+    certificate: Path | None = None  # PEM, with its chain; None: no TLS
+    private_key: Path | None = None
+    behind_proxy: bool = False  # a reverse proxy has TLS and passes on X-Forwarded-For
+    proxies: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1"))
+    hosts: tuple[str, ...] = ()  # names that requests may be for; empty: see docs/security.md
+    open_metrics: bool = False  # metrics and ledger (counts) without login, from everywhere
+    idle_minutes: Annotated[float, Field(gt=0)] = 60.0  # without use; then a login is over
+    login_hours: Annotated[float, Field(gt=0)] = 12.0  # the longest that a login lasts
+    oidc: OidcSettings = OidcSettings()
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether browsers come over TLS, ours or a proxy's."""
+        return self.certificate is not None or self.behind_proxy
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host reaches it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def base_url(self) -> str:
+        """How browsers reach it: what links that are printed begin with."""
+        if self.url is not None:
+            return self.url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  compared
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @model_validator(mode="after")
+    def _it_is_reached_safely(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            msg = "web.certificate and web.private_key go together: set both"
+            raise ValueError(msg)
+        if self.certificate is not None and self.behind_proxy:
+            msg = "web.behind_proxy and web.certificate exclude each other: TLS ends at one of them"
+            raise ValueError(msg)
+        if self.url is not None and not is_site(self.url):
+            msg = f"web.url {self.url} must be like https://node.hospital.example, without a path"
+            raise ValueError(msg)
+        if self.oidc.issuer is not None and self.url is None:
+            msg = "web.oidc needs web.url: the identity provider sends browsers back to it"
+            raise ValueError(msg)
+        return self
 
 
 class AuditSettings(Section):

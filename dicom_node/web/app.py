@@ -3,22 +3,34 @@
 Its only state is what it remembers of documents and tables so as not to read them at each request.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Response, status
+from fastapi import Depends, FastAPI, Response, status
 
 from dicom_node.doctor import Finding, check_database, check_spool
 from dicom_node.documents import Documents
 from dicom_node.ledger import compute
+from dicom_node.web import problems
+from dicom_node.web.access.gate import Access
+from dicom_node.web.access.headers import SecurityHeaders
+from dicom_node.web.access.limits import Limits
+from dicom_node.web.auth import Principal, Requires, Scope
 from dicom_node.web.deliveries import router as delivery_routes
 from dicom_node.web.metrics import CONTENT_TYPE, Metrics
+from models.account import Role
 from models.session import Database
 from models.settings import Settings
+
+_Counts = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.SYSTEM, are_counts=True))]
 
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """Return the application over the given database."""
     app = FastAPI(title="DICOM node", version="1", docs_url=None, redoc_url=None)
+    app.state.access = Access(settings.web, database)
+    problems.install(app)
+    app.add_middleware(Limits)
+    app.add_middleware(SecurityHeaders)  # added last: outermost, so that every answer has them
     documents = Documents(settings.artifact_dir)
     page = Metrics(settings, database, documents)
 
@@ -35,7 +47,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         }
 
     @app.get("/api/v1/ledger")
-    def ledger() -> dict[str, Any]:
+    def ledger(_who: _Counts) -> dict[str, Any]:
         """Return every equation of the ledger and whether it balances; counts only."""
         lines = compute(database, settings, documents)
         return {
@@ -55,7 +67,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.include_router(delivery_routes(database))
 
     @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
+    def metrics(_who: _Counts) -> Response:
         """Return the metrics for Prometheus; no patient data."""
         return Response(page.render(), media_type=CONTENT_TYPE)
 

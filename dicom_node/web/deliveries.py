@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime
 
 from dicom_node.deliveries import DeliveryFilter, deliveries, destinations
+from dicom_node.web.auth import Requires, Scope
+from models.account import Role
 from models.session import Database
 from models.states import DeliveryState
 
@@ -14,7 +16,7 @@ def router(database: Database) -> APIRouter:
     """Return the routes over the given database."""
     routes = APIRouter(prefix="/api/v1")
 
-    @routes.get("/deliveries")
+    @routes.get("/deliveries", dependencies=[Depends(Requires(Role.OPERATOR, Scope.DELIVERIES))])
     def list_deliveries(
         *,
         state: DeliveryState | None = None,
@@ -30,7 +32,7 @@ def router(database: Database) -> APIRouter:
         with database.read() as session:
             return list(deliveries(session, wanted))
 
-    @routes.get("/destinations")
+    @routes.get("/destinations", dependencies=[Depends(Requires(Role.OPERATOR, Scope.SYSTEM))])
     def list_destinations() -> list[dict[str, Any]]:
         """Return every destination with its circuit breaker and the number of its deliveries."""
         with database.read() as session:

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column('id', sa.Integer(), nullable=False),
         sa.Column('token_sha256', sa.String(length=64), nullable=False),
         sa.Column('role', sa.Enum('viewer', 'operator', 'admin', name='role', native_enum=False, length=40), nullable=False),
+        sa.Column('is_first', sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column('created_at', models.base.UtcDateTime(), nullable=False),
         sa.Column('expires_at', models.base.UtcDateTime(), nullable=False),
         sa.Column('used_at', models.base.UtcDateTime(), nullable=True),
@@ -74,8 +75,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('id', name=op.f('pk_login_session')),
         sa.UniqueConstraint('token_sha256', name=op.f('uq_login_session_token_sha256'))
     )
-    with op.batch_alter_table('login_session', schema=None) as batch_op:
-        batch_op.create_index('ix_login_session_expires_at', ['expires_at'], unique=False)
+    op.create_index('ix_login_session_expires_at', 'login_session', ['expires_at'])
 
 
 def downgrade() -> None:

@@ -1,0 +1,226 @@
+"""Who is logged in: sessions of browsers, tokens of programs, and attempts with a password.
+
+A row of time that lies further ahead than the settings can make it was written before the clock was
+put back, and counts as past.
+"""
+
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Self
+
+from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy.orm import Session, joinedload
+
+from dicom_node.accounts import account_name, new_secret, sha256_of
+from dicom_node.errors import AccountError
+from dicom_node.passwords import Passwords
+from models.account import Account, ApiToken, LoginSession, Role
+from models.audit import AuditAction, record
+from models.base import utc_now
+from models.people_sections import WebSettings
+from models.session import Database
+
+FAILURES: Final = 5  # wrong passwords in a row; then the account waits
+_FIRST_LOCK: Final = timedelta(seconds=30)
+_LONGEST_LOCK: Final = timedelta(minutes=15)
+_SEEN_EVERY: Final = timedelta(minutes=1)  # a row is not written at each request
+_SLACK: Final = timedelta(minutes=1)
+_AT_ONCE: Final = 2  # passwords that are checked at the same time: each takes 64 MiB
+_PATIENCE_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whom a secret belongs to. `scopes` is None for a browser's session."""
+
+    account_id: int
+    name: str
+    role: Role
+    scopes: frozenset[str] | None = None
+    token_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """How long a session lasts: without use, and at most."""
+
+    idle: timedelta
+    absolute: timedelta
+
+    @classmethod
+    def of(cls, settings: WebSettings) -> Self:
+        """Return those of the settings."""
+        return cls(timedelta(minutes=settings.idle_minutes), timedelta(hours=settings.login_hours))
+
+
+def open_session(session: Session, account: Account, lifetimes: Lifetimes) -> str:
+    """Return the secret of a new session; sessions that are over go."""
+    now = utc_now()
+    session.execute(delete(LoginSession).where(LoginSession.expires_at <= now))
+    secret = new_secret()
+    session.add(
+        LoginSession(
+            token_sha256=sha256_of(secret),
+            account_id=account.id,
+            expires_at=now + lifetimes.absolute,
+        )
+    )
+    account.last_login_at = now
+    return secret
+
+
+def session_identity(
+    database: Database, secret: str, lifetimes: Lifetimes, *, is_activity: bool = True
+) -> Identity | None:
+    """Return whose session this is; None when it is over or none.
+
+    `is_activity`: whether the idle time begins anew.
+    """
+    now = utc_now()
+    with database.read() as session:
+        found = session.scalar(
+            select(LoginSession)
+            .where(LoginSession.token_sha256 == sha256_of(secret))
+            .options(joinedload(LoginSession.account))
+        )
+    if found is None or found.account.is_disabled:
+        return None
+    is_over = not now < found.expires_at <= now + lifetimes.absolute + _SLACK
+    if is_over or now - found.last_seen_at > lifetimes.idle:
+        return None
+    if is_activity and abs(now - found.last_seen_at) >= _SEEN_EVERY:
+        with database.write() as session:
+            session.execute(
+                update(LoginSession).where(LoginSession.id == found.id).values(last_seen_at=now)
+            )
+    return Identity(found.account_id, found.account.name, found.account.role)
+
+
+def end_session(session: Session, secret: str) -> None:
+    """Log out."""
+    session.execute(delete(LoginSession).where(LoginSession.token_sha256 == sha256_of(secret)))
+
+
+def token_identity(database: Database, secret: str) -> Identity | None:
+    """Return whose token this is; None when it does not work (any more)."""
+    now = utc_now()
+    with database.read() as session:
+        found = session.scalar(
+            select(ApiToken)
+            .where(ApiToken.token_sha256 == sha256_of(secret))
+            .options(joinedload(ApiToken.account))
+        )
+    if found is None or found.revoked_at is not None or found.account.is_disabled:
+        return None
+    if found.expires_at <= now:
+        return None
+    if found.last_used_at is None or abs(now - found.last_used_at) >= _SEEN_EVERY:
+        with database.write() as session:
+            session.execute(
+                update(ApiToken).where(ApiToken.id == found.id).values(last_used_at=now)
+            )
+    account = found.account
+    return Identity(account.id, account.name, account.role, frozenset(found.scopes), found.id)
+
+
+class BusyError(AccountError):
+    """More passwords are to be checked than this process can."""
+
+
+@dataclass(frozen=True)
+class PasswordLogin:
+    """Logs people in by name and password. Wrong ones make an account wait, longer each time.
+
+    Unknown, disabled and waiting accounts are answered alike, after the same work and one commit:
+    neither the answer nor its time says which names there are.
+    """
+
+    database: Database
+    passwords: Passwords
+    lifetimes: Lifetimes
+    _turns: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(_AT_ONCE)
+    )
+
+    def attempt(self, name: str, password: str, peer: str | None) -> str | None:
+        """Return the secret of a new session, or None. Raises BusyError under a flood."""
+        if not self._turns.acquire(timeout=_PATIENCE_SECONDS):
+            msg = "too many people log in at once: try again in a minute"
+            raise BusyError(msg)
+        try:
+            account = self._account(name)
+            may_try = account is not None and not account.is_disabled and not _waits(account)
+            stored = account.password_hash if account is not None and may_try else None
+            fits = self.passwords.verify(stored, password)
+            with self.database.write() as session:
+                if fits and account is not None:
+                    secret = self._succeed(session, account.id, password, peer)
+                    if secret is not None:
+                        return secret
+                _fail(session, account, peer, counts=may_try)
+                return None
+        finally:
+            self._turns.release()
+
+    def _account(self, name: str) -> Account | None:
+        try:
+            wanted = account_name(name)
+        except AccountError:
+            wanted = ""
+        with self.database.read() as session:
+            return session.scalar(select(Account).where(Account.name == wanted))
+
+    def _succeed(
+        self, session: Session, account_id: int, password: str, peer: str | None
+    ) -> str | None:
+        """Open the session, unless the account began to wait while the password was checked."""
+        account = session.scalar(
+            select(Account).where(Account.id == account_id, _is_open(utc_now())).with_for_update()
+        )
+        if account is None or account.password_hash is None:
+            return None
+        account.failures, account.locked_until = 0, None
+        if self.passwords.is_outdated(account.password_hash):
+            account.password_hash = self.passwords.hash(password)
+        record(session, AuditAction.LOGIN, "password", actor=account.name, peer=peer)
+        return open_session(session, account, self.lifetimes)
+
+
+def _is_open(now: datetime) -> ColumnElement[bool]:
+    return ~Account.is_disabled & or_(
+        Account.locked_until.is_(None),
+        Account.locked_until <= now,
+        Account.locked_until > now + _LONGEST_LOCK,
+    )
+
+
+def _waits(account: Account) -> bool:
+    now = utc_now()
+    return account.locked_until is not None and now < account.locked_until <= now + _LONGEST_LOCK
+
+
+def _fail(session: Session, account: Account | None, peer: str | None, *, counts: bool) -> None:
+    """Count and record a failure. What was typed as a name is not kept: it may be a password."""
+    if account is not None and counts:
+        failures = session.scalar(
+            update(Account)
+            .where(Account.id == account.id)
+            .values(failures=Account.failures + 1)
+            .returning(Account.failures)
+        )
+        if failures is not None and failures >= FAILURES:
+            pause = min(_FIRST_LOCK * 2 ** min(failures - FAILURES, 10), _LONGEST_LOCK)
+            session.execute(
+                update(Account)
+                .where(Account.id == account.id)
+                .values(locked_until=utc_now() + pause)
+            )
+    outcome = "unknown_account" if account is None else "wrong_password" if counts else "shut_out"
+    record(
+        session,
+        AuditAction.LOGIN_FAILED,
+        outcome,
+        actor=account.name if account else None,
+        peer=peer,
+    )

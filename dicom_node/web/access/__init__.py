@@ -1,0 +1,1 @@
+"""Access to the web side: logins, tokens, and what protects a browser's session."""
