@@ -13,14 +13,20 @@ from models.fields import (
     Days,
     DestinationName,
     HostName,
+    MessageText,
     Network,
     Port,
     PurgeableState,
     Section,
     Wanted,
 )
-from models.web_address import filled_from_url, short_name
+from models.web_address import Protocol, WebAddress, filled_from_url, short_name
 
+# Settings of a destination that say which DICOM objects it gets.
+_OF_OBJECTS: Final = (
+    *("segmentations", "captures", "presentation_states", "documents", "rejection_notes"),
+)
+_OF_ENVELOPES: Final = ("receiving_application", "receiving_facility")
 DEFAULT_MAX_PDU: Final = 1 << 20  # PS3.8 D.1: bytes of one PDU that a side is ready to receive
 
 
@@ -119,10 +125,25 @@ class DestinationSettings(Section):
     # Storage Commitment: a delivery is done when the receiver commits to the object, not when sent.
     commitment: bool = False
     tls: bool = False  # with the files of dicom.tls; its certificate must name `host`
-    # DICOM Web (STOW-RS) instead of C-STORE; then ae_title, host, port and tls follow from it.
+    # STOW-RS (https://), HL7 v2 over MLLP (hl7://, hl7s://) or FHIR (fhir+https://) instead of
+    # C-STORE; then ae_title, host, port and tls follow from it.
     url: str | None = None
     headers_file: Path | None = None  # more HTTP headers, one `Name: value` per line
     headers_variable: str | None = None  # the same from the environment variable of this name
+    # HL7 and FHIR: a message also where nothing in the study was analysed, with the reasons.
+    not_analysed: Wanted = "never"
+    receiving_application: MessageText = ""  # HL7: MSH-5
+    receiving_facility: MessageText = ""  # HL7: MSH-6
+
+    @property
+    def protocol(self) -> Protocol | Literal["dicom"]:
+        """What the destination speaks."""
+        return "dicom" if self.url is None else WebAddress.parse(self.url).protocol
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether it gets the result as a message, and no DICOM object."""
+        return self.protocol in {"hl7", "fhir"}
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +165,28 @@ class DestinationSettings(Section):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _settings_fit_what_it_speaks(self) -> Self:
+        def changed(names: tuple[str, ...]) -> str:
+            fields = type(self).model_fields
+            return ", ".join(each for each in names if getattr(self, each) != fields[each].default)
+
+        if self.takes_messages and (wrong := changed(_OF_OBJECTS)):
+            msg = f"destination {self.name} gets messages and no DICOM object: leave out {wrong}"
+            raise ValueError(msg)
+        if not self.takes_messages and (wrong := changed(("not_analysed",))):
+            msg = (
+                f"destination {self.name} gets no message: {wrong} is for hl7:// and fhir+https://"
+            )
+            raise ValueError(msg)
+        if self.protocol != "hl7" and (wrong := changed(_OF_ENVELOPES)):
+            msg = f"destination {self.name} speaks no HL7 v2: leave out {wrong}"
+            raise ValueError(msg)
+        if self.protocol == "hl7" and (self.headers_file or self.headers_variable):
+            msg = f"destination {self.name} speaks HL7 v2: leave its HTTP headers out"
+            raise ValueError(msg)
+        return self
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `AET@HOST:PORT` or a URL, as `--pacs` takes it.
@@ -157,7 +200,7 @@ class DestinationSettings(Section):
         if not (at and colon and host and port.isascii() and port.isdigit()):
             msg = (
                 f"{text!r} is not a destination: write AET@HOST:PORT, e.g. ORTHANC@10.0.0.5:4242, "
-                "or the URL of a DICOM Web server"
+                "or the URL of a DICOM Web server, an HL7 or a FHIR receiver"
             )
             raise ValueError(msg)
         return cls(name=short_name(text), ae_title=ae_title, host=host.strip("[]"), port=int(port))

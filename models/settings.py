@@ -25,6 +25,7 @@ from models.analysis_sections import (
     WorkerSettings,
 )
 from models.fields import Captures
+from models.message_sections import MessageSettings, RouteSettings
 from models.monitoring_sections import LogSettings, MonitoringSettings
 from models.people_sections import AuditSettings, WebSettings, WorklistSettings
 from models.sections import (
@@ -52,6 +53,8 @@ class Settings(BaseSettings):
     broker_url: str | None = None
     dicom: DicomSettings = DicomSettings()
     destinations: tuple[DestinationSettings, ...] = ()
+    routes: tuple[RouteSettings, ...] = ()  # empty: every result to every destination
+    messages: MessageSettings = MessageSettings()
     dispatch: DispatchSettings = DispatchSettings()
     delivery: DeliverySettings = DeliverySettings()
     commitment_provider: CommitmentProviderSettings = CommitmentProviderSettings()
@@ -92,6 +95,19 @@ class Settings(BaseSettings):
         if repeated:
             msg = f"destinations must differ in their names; repeated: {', '.join(repeated)}"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> Self:
+        names = [route.name for route in self.routes]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            msg = f"routes must differ in their names; repeated: {', '.join(repeated)}"
+            raise ValueError(msg)
+        known = {destination.name for destination in self.destinations}
+        for route in self.routes:
+            if unknown := sorted(set(route.send_to) - known):
+                msg = f"route {route.name} sends to {unknown[0]}, which is no destination"
+                raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
@@ -149,6 +165,21 @@ class Settings(BaseSettings):
         """Whether some destination wants the report as a PDF."""
         return any(each.documents == "always" for each in self.destinations)
 
+    @property
+    def makes_hl7(self) -> bool:
+        """Whether some destination wants the report as an HL7 v2 message."""
+        return any(each.protocol == "hl7" for each in self.destinations)
+
+    @property
+    def makes_fhir(self) -> bool:
+        """Whether some destination wants the report as FHIR resources."""
+        return any(each.protocol == "fhir" for each in self.destinations)
+
+    @property
+    def tells_not_analysed(self) -> bool:
+        """Whether some destination wants a message of a study without any analysed image."""
+        return any(each.not_analysed == "always" for each in self.destinations)
+
     def destinations_by_captures(self, captures: Captures) -> frozenset[str]:
         """Return the names of the destinations with this value of `captures`."""
         return frozenset(each.name for each in self.destinations if each.captures == captures)
@@ -157,7 +188,9 @@ class Settings(BaseSettings):
     def destinations_with_notes(self) -> frozenset[str]:
         """Return the names of the destinations that get our rejection notes."""
         return frozenset(
-            each.name for each in self.destinations if each.rejection_notes == "always"
+            each.name
+            for each in self.destinations
+            if each.rejection_notes == "always" and not each.takes_messages
         )
 
     @property

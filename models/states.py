@@ -59,7 +59,7 @@ class DeliveryState(StrEnum):
     COMMITTED = "committed"  # the destination confirmed by storage commitment
     REJECTED = "rejected"  # the destination will never take it
     DEAD = "dead"  # attempts used up
-    WITHDRAWN = "withdrawn"  # not sent any more: its image was rejected or corrected
+    WITHDRAWN = "withdrawn"  # not sent any more: rejected, corrected, or replaced
 
 
 class CircuitState(StrEnum):
@@ -98,6 +98,8 @@ class ArtifactKind(StrEnum):
     SC = "sc"  # the overlay as a Secondary Capture, where a destination may want it
     PR = "pr"  # outlines as a presentation state, where a destination wants it
     PDF = "pdf"  # the report as an Encapsulated PDF, where a destination wants it
+    HL7 = "hl7"  # the report as an HL7 v2 message, where a destination wants it
+    FHIR = "fhir"  # the report as FHIR resources, the same
     KO = "ko"  # our rejection note: takes back objects made from a rejected image
 
 
