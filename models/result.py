@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     String,
+    Text,
     UniqueConstraint,
     and_,
     false,
@@ -37,7 +38,11 @@ from models.states import ArtifactKind, InstanceState
 
 
 class ModelVersion(Base):
-    """A network that a worker has loaded: name, version and the hash of its weights."""
+    """A network that a worker has loaded: name, version and the hash of its weights.
+
+    `card` is its model card, Markdown, and `metrics` are the figures of its evaluation, as they
+    were installed on the worker; None where it had none.
+    """
 
     __tablename__ = "model_version"
     __table_args__ = (UniqueConstraint("name", "version", "sha256"),)
@@ -47,6 +52,8 @@ class ModelVersion(Base):
     version: Mapped[str] = mapped_column(String(64))
     sha256: Mapped[Sha256]
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
+    card: Mapped[str | None] = mapped_column(Text)
+    metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class Figures:
@@ -110,7 +117,13 @@ class Analysis(Figures, Base):
     """
 
     __tablename__ = "analysis"
-    __table_args__ = (UniqueConstraint("instance_id", "model_version_id", "configuration_hash"),)
+    __table_args__ = (
+        UniqueConstraint("instance_id", "model_version_id", "configuration_hash"),
+        # The orders in which images are listed.
+        Index("ix_analysis_opacity_percent_total", "opacity_percent_total", "instance_id"),
+        Index("ix_analysis_severity", "severity", "opacity_percent_total", "instance_id"),
+        Index("ix_analysis_model_version_id", "model_version_id", "instance_id"),
+    )
 
     id: Mapped[Primary]
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))

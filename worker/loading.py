@@ -46,7 +46,9 @@ class LoadedModels:
             bundle = find_bundle(selector, worker.bundle_dirs)
             segmenter = Segmenter.load(bundle, worker.device, threads)
             segmenter.warm_up()
-            row_id = self._store.register_model(segmenter.identity)
+            row_id = self._store.register_model(
+                segmenter.identity, bundle.card, bundle.metadata.metrics
+            )
             self._models[selector] = LoadedModel(segmenter, row_id)
         return self._models[selector]
 

@@ -24,7 +24,9 @@ from worker.types import ModelIdentity
 
 BUNDLES: Final = Path(__file__).parent / "bundles"
 METADATA: Final = Path("configs") / "metadata.json"
+CARD: Final = Path("docs") / "README.md"
 _CHUNK = 1 << 20
+_LONGEST_CARD: Final = 1 << 18  # characters
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -96,6 +98,15 @@ class _Installed(Generic[_M]):
     def weights(self) -> Path:
         """The weights file."""
         return self.folder / self.metadata.weights.file
+
+    @property
+    def card(self) -> str | None:
+        """The model card; None where there is none, or none that can be read."""
+        try:
+            with (self.folder / CARD).open(encoding="utf-8") as file:
+                return file.read(_LONGEST_CARD)
+        except (OSError, ValueError):
+            return None
 
     def verify(self) -> None:
         """Raise BundleError unless the weights file is the one the metadata names."""

@@ -1,11 +1,12 @@
 """Results become files and rows: files first, then every row of one job in one transaction."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -17,6 +18,7 @@ from models.base import advance, utc_now
 from models.files import atomic_write, new_key
 from models.imaging import Instance, Study
 from models.job import Job
+from models.reading import open_if_changed
 from models.reasons import SENTENCES, Reason
 from models.result import (
     Analysis,
@@ -105,8 +107,16 @@ class ResultStore:
         self._database = database
         self._root = artifact_dir
 
-    def register_model(self, identity: ModelIdentity) -> int:
-        """Return the id of the ModelVersion row, made when it is new."""
+    def register_model(
+        self,
+        identity: ModelIdentity,
+        card: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Return the id of the ModelVersion row, made when it is new.
+
+        A card or metrics that were written since replace those of the row.
+        """
         wanted = (
             ModelVersion.name == identity.name,
             ModelVersion.version == identity.version,
@@ -119,7 +129,8 @@ class ResultStore:
                     name=identity.name, version=identity.version, sha256=identity.sha256
                 )
                 session.add(row)
-                session.flush()
+            row.card, row.metrics = card or row.card, dict(metrics or {}) or row.metrics
+            session.flush()
             return row.id
 
     def store_analysis(
@@ -244,6 +255,7 @@ class ResultStore:
                 for analysis in analyses
             )
             set_figure(study, analyses)
+            open_if_changed(session, study, job.revision or 0)
             advance(session, job, JobState.DONE, finished_at=utc_now(), error=None)
             record(
                 session,

@@ -20,7 +20,7 @@ from models.base import utc_now
 from models.imaging import Instance, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
-from models.result import Analysis, Artifact, ReportedAnalysis
+from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis
 from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobKind, JobState
 from worker import results, tasks
@@ -29,6 +29,7 @@ from worker.errors import AnalysisFailed
 from worker.figures import measurements_of
 from worker.leases import claim
 from worker.measurements import measure
+from worker.registry import find_bundle
 from worker.training.phantom import make_phantom
 from worker.types import AnalysedImage, Caveat, Zone
 
@@ -116,6 +117,18 @@ def test_an_image_becomes_numbers_a_segmentation_and_pictures(
     assert masks[2].sum() == analysis.opacity_pixels_total
     # The weights read phantoms high, by 9 points on average (docs/model/report.md).
     assert analysis.opacity_percent_total == pytest.approx(20, abs=15)
+
+
+def test_a_worker_leaves_the_card_of_its_model_and_a_newer_card_replaces_it(
+    runtime: tasks.Runtime,
+) -> None:
+    (row,) = _rows(runtime, ModelVersion)
+    shipped = find_bundle(row.name)
+    assert row.card == shipped.card
+    assert row.metrics == shipped.metadata.metrics
+    again = runtime.store.register_model(shipped.identity, "# corrected", None)
+    (row,) = _rows(runtime, ModelVersion)
+    assert (row.id, row.card, row.metrics) == (again, "# corrected", shipped.metadata.metrics)
 
 
 def test_a_message_that_comes_twice_does_nothing_the_second_time(

@@ -105,6 +105,15 @@ def test_figures_reach_metadata_and_card(bundles: Path) -> None:
     assert "Not a medical device" in card
 
 
+def test_a_bundle_gives_its_card_or_none(bundles: Path) -> None:
+    bundle = read_bundle(bundles / "tiny")
+    assert bundle.card == (bundles / "tiny" / "docs" / "README.md").read_text(encoding="utf-8")
+    (bundles / "tiny" / "docs" / "README.md").write_bytes(b"\xff\xfe no text")
+    assert bundle.card is None
+    (bundles / "tiny" / "docs" / "README.md").unlink()
+    assert bundle.card is None
+
+
 def test_the_card_says_where_the_encoder_started(bundles: Path) -> None:
     assert "ImageNet" not in (bundles / "tiny" / "docs" / "README.md").read_text(encoding="utf-8")
     change(bundles / "tiny", recipe={"pretrained": "efficientnet-lite0"})
