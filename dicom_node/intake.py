@@ -111,6 +111,7 @@ def audit_values(outcome: StoreOutcome, spooled: SpooledInstance) -> dict[str, o
             "data_set_sha256": spooled.data_set_sha256,
             "size_bytes": spooled.size_bytes,
         },
+        "patient_id": spooled.identity.patient_id,
         "patient": {"patient_id": spooled.identity.patient_id},
     }
 

@@ -4,21 +4,24 @@
 redacted by law without touching the event.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Index, Integer, String
+from sqlalchemy import JSON, BigInteger, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, Timestamp, enum_column, utc_now
 
 _PEER_LENGTH: Final = 64
+PATIENT_ID_LENGTH: Final = 64
 
 
 class AuditAction(StrEnum):
     """What an event is about (vocabulary after PS3.15 A.5.3)."""
 
     CONNECTION_REFUSED = "connection_refused"  # by its address, or in the TLS handshake
+    ASSOCIATION_ACCEPTED = "association_accepted"
     ASSOCIATION_REJECTED = "association_rejected"
     INSTANCE_STORED = "instance_stored"
     INSTANCE_REFUSED = "instance_refused"
@@ -50,6 +53,11 @@ class AuditAction(StrEnum):
     INSTANCE_PURGED = "instance_purged"  # by retention; the outcome says why: age or floor
     INSTANCE_RESTORED = "instance_restored"  # its bytes came again: were purged, missing or damaged
     ARTIFACT_PURGED = "artifact_purged"
+    STUDY_CLAIMED = "study_claimed"
+    STUDY_RELEASED = "study_released"  # by its reader, or by an operator: the outcome says which
+    STUDY_READ = "study_read"
+    READING_REOPENED = "reading_reopened"  # a newer report says something else, or by its reader
+    FEEDBACK_GIVEN = "feedback_given"  # the outcome is the verdict
     PATIENT_DATA_READ = "patient_data_read"  # by a user; the outcome says what was read
     LOGIN = "login"  # the outcome says how
     LOGIN_FAILED = "login_failed"
@@ -59,6 +67,24 @@ class AuditAction(StrEnum):
     TOKEN_CREATED = "token_created"  # noqa: S105  the name of an event
     TOKEN_REVOKED = "token_revoked"  # noqa: S105  the same
     STORAGE_SCRUBBED = "storage_scrubbed"  # every stored file of a portion was read
+    CONFIGURATION_CHANGED = "configuration_changed"  # found when a role starts
+    AUDIT_READ = "audit_read"  # listed, on a page or by a command
+    AUDIT_EXPORTED = "audit_exported"
+    AUDIT_VERIFIED = "audit_verified"  # the outcome: sound or findings
+    AUDIT_REDACTED = "audit_redacted"  # the patient payload of the events that it names is gone
+    AUDIT_KEY_CHANGED = "audit_key_changed"  # seals are made with another key from now on
+    AUDIT_ALARM = "audit_alarm"  # the anchor knows more seals than the database, or others
+
+
+# Written out in index and query, so that the one serves the other.
+WE_CALLED: Final = "calling_aet IS NULL"
+RARE_ACTION: Final = "action <> 'instance_stored'"
+RARE_OUTCOME: Final = "outcome <> 'stored'"
+
+
+def _partial(name: str, column: str, condition: str) -> Index:
+    where = text(condition)
+    return Index(name, column, "at", "id", sqlite_where=where, postgresql_where=where)
 
 
 class AuditEvent(Base):
@@ -66,13 +92,25 @@ class AuditEvent(Base):
 
     `actor` is the account, the API token or the operating system's user who did it; None: the node,
     or the AE in `calling_aet`. `model` is the network that was used, as `name version`.
+
+    `patient_id` and `patient` are the only columns that redaction empties; the seal covers them
+    apart from all others (`models.seal`).
     """
 
     __tablename__ = "audit_event"
+    # Each filter of a listing has an index in its order. Those with a condition cost the event of a
+    # received object nothing.
     __table_args__ = (
-        Index("ix_audit_event_action_outcome", "action", "outcome"),
-        Index("ix_audit_event_at", "at"),
-        Index("ix_audit_event_study_instance_uid", "study_instance_uid"),
+        Index("ix_audit_event_action_outcome", "action", "outcome"),  # the ledger counts by it
+        Index("ix_audit_event_at_id", "at", "id"),
+        Index("ix_audit_event_study_instance_uid_at_id", "study_instance_uid", "at", "id"),
+        Index("ix_audit_event_patient_id_at_id", "patient_id", "at", "id"),
+        Index("ix_audit_event_calling_aet_at_id", "calling_aet", "at", "id"),
+        _partial("ix_audit_event_called_aet_at_id", "called_aet", WE_CALLED),
+        _partial("ix_audit_event_action_at_id", "action", RARE_ACTION),
+        _partial("ix_audit_event_outcome_at_id", "outcome", RARE_OUTCOME),
+        _partial("ix_audit_event_actor_at_id", "actor", "actor IS NOT NULL"),
+        _partial("ix_audit_event_model_at_id", "model", "model IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
@@ -88,7 +126,8 @@ class AuditEvent(Base):
     actor: Mapped[str | None] = mapped_column(String(64))
     model: Mapped[str | None] = mapped_column(String(129))
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
-    patient: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    patient_id: Mapped[str | None] = mapped_column(String(PATIENT_ID_LENGTH))
+    patient: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 def record(
@@ -97,12 +136,28 @@ def record(
     outcome: str,
     *,
     peer: str | None = None,
+    patient: Mapping[str, Any] | None = None,
     **values: object,
 ) -> None:
     """Append one event in the caller's transaction: it stands exactly when the act stands.
 
-    `peer` is cut to its column: a host name may have 253 characters, and PostgreSQL refuses more
-    than the column has, the act with it.
+    `patient` is what identifies a patient; its `patient_id`, or `PatientID`, is what the event is
+    found by. Texts are cut to their columns: a host name may have 253 characters, and PostgreSQL
+    refuses more than the column has, the act with it.
     """
-    cut = peer[:_PEER_LENGTH] if peer else peer
-    session.add(AuditEvent(action=action, outcome=outcome, peer=cut, **values))
+    session.add(
+        AuditEvent(
+            action=action,
+            outcome=outcome,
+            peer=peer[:_PEER_LENGTH] if peer else peer,
+            patient=dict(patient) if patient else None,
+            patient_id=patient_id_in(patient),
+            **values,
+        )
+    )
+
+
+def patient_id_in(patient: Mapping[str, Any] | None) -> str | None:
+    """Return the PatientID of a payload."""
+    named = (patient or {}).get("patient_id") or (patient or {}).get("PatientID")
+    return str(named)[:PATIENT_ID_LENGTH] if named else None

@@ -19,6 +19,7 @@ import models.commitment
 import models.job
 import models.reading
 import models.rejection
+import models.seal
 
 _BUSY_SECONDS = 30
 _SHORT_SECONDS = 0.0002
@@ -38,6 +39,7 @@ _TOPMOST = (
     models.commitment.CommitmentRequest,
     models.job.Job,
     models.rejection.KeyObject,
+    models.seal.AuditSeal,
 )
 METADATA = _TOPMOST[0].metadata
 
