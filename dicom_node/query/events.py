@@ -6,6 +6,7 @@ the last two once per study, since an event speaks of one patient.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pynetdicom.dimse_primitives import C_FIND
@@ -23,6 +24,27 @@ log = logging.getLogger(__name__)
 
 _STUDY: Final = "StudyInstanceUID"
 _MAX_TEXT: Final = 1024  # characters of one key's values in an event
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an event says of a query: its keys, and as patient data the values that it asks for."""
+
+    details: dict[str, Any]
+    patient: dict[str, Any] | None
+    study_instance_uid: str | None  # when it asks for one study
+
+
+def asked_of(query: Query) -> Asked:
+    """Return what an event says of a query."""
+    asked = {key: it for key, it in query.conditions.items() if not it.is_universal}
+    values = {key: "\\".join(it.values)[:_MAX_TEXT] for key, it in asked.items() if it.vr != "UI"}
+    studies = asked[_STUDY].values if _STUDY in asked else ()
+    return Asked(
+        details={"level": query.level.value, "keys": sorted(asked)},
+        patient=values or None,
+        study_instance_uid=studies[0] if len(studies) == 1 else None,
+    )
 
 
 class QueryLog:
@@ -49,14 +71,10 @@ class QueryLog:
         self._details["destination"] = ae_title
 
     def asked(self, query: Query) -> None:
-        """Note a query: its keys, and as patient data the values that it asks for."""
-        asked = {key: it for key, it in query.conditions.items() if not it.is_universal}
-        self._details |= {"level": query.level.value, "keys": sorted(asked)}
-        self._patient = {
-            key: "\\".join(it.values)[:_MAX_TEXT] for key, it in asked.items() if it.vr != "UI"
-        } or None
-        if _STUDY in asked and len(asked[_STUDY].values) == 1:
-            (self._study,) = asked[_STUDY].values
+        """Note a query."""
+        asked = asked_of(query)
+        self._details |= asked.details
+        self._patient, self._study = asked.patient, asked.study_instance_uid
 
     def selected(self, selection: Selection) -> None:
         """Note what a retrieve selects."""

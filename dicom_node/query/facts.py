@@ -8,17 +8,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicom_node.query.held_rows import MODALITIES, is_held, results_of
+from dicom_node.query.keys import COUNTED
 from models.imaging import Instance, Series, Study
 
-_OF_STUDY: Final = frozenset(
-    {
-        "ModalitiesInStudy",
-        "SOPClassesInStudy",
-        "NumberOfStudyRelatedSeries",
-        "NumberOfStudyRelatedInstances",
-    }
-)
 _OF_SERIES: Final = "NumberOfSeriesRelatedInstances"
+_OF_STUDY: Final = COUNTED - {_OF_SERIES}
 
 Facts = Mapping[str, Sequence[str]]
 

@@ -36,7 +36,7 @@ class _Files:
         return read_stored(path, last_tag)
 
 
-class _Entity:
+class Entity:
     """The attributes of one candidate, those of its file read when the first is asked for."""
 
     def __init__(self, candidate: Candidate, files: _Files, keywords: Iterable[str]) -> None:
@@ -70,22 +70,38 @@ def find(
 
     Raises QueryCancelledError when `is_cancelled` says so, TooManyMatchesError at a limit.
     """
+    for number, entity in enumerate(matching(candidates, query, limits, is_cancelled), start=1):
+        if number > limits.max_results:
+            msg = f"more than {limits.max_results} matches: narrow the query"
+            raise TooManyMatchesError(msg)
+        ds = response_of(query, entity)
+        for tag, vr in query.unsupported:
+            ds.add_new(tag, vr, [] if vr == "SQ" else None)
+        ds.QueryRetrieveLevel = query.level.value
+        yield ds
+
+
+def matching(
+    candidates: Iterable[Candidate],
+    query: Query,
+    limits: QueryRetrieveSettings,
+    is_cancelled: Callable[[], bool],
+) -> Iterator[Entity]:
+    """Yield each candidate that matches, as it is found.
+
+    Raises QueryCancelledError when `is_cancelled` says so, TooManyMatchesError when more files had
+    to be opened than one query may.
+    """
     files = _Files(limits.max_files)
-    found = 0
     for candidate in candidates:
         if is_cancelled():
             raise QueryCancelledError
-        entity = _Entity(candidate, files, query.conditions)
-        if not _holds(query, entity):
-            continue
-        found += 1
-        if found > limits.max_results:
-            msg = f"more than {limits.max_results} matches: narrow the query"
-            raise TooManyMatchesError(msg)
-        yield _response(query, entity)
+        entity = Entity(candidate, files, query.conditions)
+        if _holds(query, entity):
+            yield entity
 
 
-def _holds(query: Query, entity: _Entity) -> bool:
+def _holds(query: Query, entity: Entity) -> bool:
     """Say whether every condition holds; those on rows first, since a file costs more."""
     asked = (keyword for keyword, it in query.conditions.items() if not it.is_universal)
     ordered = sorted(asked, key=lambda keyword: not entity.is_known(keyword))
@@ -95,7 +111,11 @@ def _holds(query: Query, entity: _Entity) -> bool:
     return bool(entity.values(UNIQUE_KEYS[query.level]))
 
 
-def _response(query: Query, entity: _Entity) -> Dataset:
+def response_of(query: Query, entity: Entity) -> Dataset:
+    """Return the attributes of a match that the query names, in Unicode where ASCII is too small.
+
+    Raises TooManyMatchesError as `matching`: they may stand in its file.
+    """
     ds = Dataset()
     is_ascii = True
     for keyword in query.conditions:
@@ -104,9 +124,6 @@ def _response(query: Query, entity: _Entity) -> Dataset:
         is_ascii = is_ascii and all(text.isascii() for text in texts)
         values = list(map(int, texts)) if vr in _INTEGERS else list(texts)
         ds.add_new(tag_of(keyword), vr, values if len(values) > 1 else (values or [None])[0])
-    for tag, vr in query.unsupported:
-        ds.add_new(tag, vr, [] if vr == "SQ" else None)
-    ds.QueryRetrieveLevel = query.level.value
     if not is_ascii:
         ds.SpecificCharacterSet = _UTF_8
     return ds

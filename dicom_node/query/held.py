@@ -24,6 +24,7 @@ from dicom_node.query.held_rows import (
 from dicom_node.query.keys import Level, Query
 from dicom_node.query.match import Condition
 from models.imaging import Instance, Series, Study
+from models.result import Artifact
 from models.session import Database
 from models.settings import Settings
 
@@ -43,6 +44,10 @@ _SERIES_COLUMNS: Final = {
 _IMAGE_COLUMNS: Final = {
     "SOPInstanceUID": Instance.sop_instance_uid,
     "SOPClassUID": Instance.sop_class_uid,
+}
+_RESULT_COLUMNS: Final = {
+    "SOPInstanceUID": Artifact.sop_instance_uid,
+    "SOPClassUID": Artifact.sop_class_uid,
 }
 
 _Column = InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
@@ -72,9 +77,9 @@ class Holdings:
             return
         load = self._series if query.level is Level.SERIES else self._images
         yield from self._pages(lambda session, last: load(session, query, last))
-        (uid,) = query.conditions["StudyInstanceUID"].values
-        for result in self.results([uid]):
-            yield self._result(result)
+        for statement in results_of(query.conditions["StudyInstanceUID"].values or None):
+            narrow = _narrow(statement, _STUDY_COLUMNS | _RESULT_COLUMNS, query)
+            yield from map(self._result, self._rows(narrow))
 
     def results(self, study_instance_uids: Sequence[str]) -> Iterator[ResultRow]:
         """Yield what was made of these studies."""
@@ -150,45 +155,58 @@ class Holdings:
     def _series(
         self, session: Session, query: Query, last: int | None
     ) -> list[tuple[int, Candidate]]:
-        statement: Select[Any] = select(Series).join(Study).where(is_held_series())
+        columns: tuple[Any, ...] = (Series, Study.study_instance_uid)
+        statement: Select[Any] = select(*columns).join(Study).where(is_held_series())
         statement = _narrow(statement, _STUDY_COLUMNS | _SERIES_COLUMNS, query)
         statement = statement.order_by(Series.id.desc()).limit(PAGE)
         if last is not None:
             statement = statement.where(Series.id < last)
-        found = session.scalars(statement).all()
-        ids = [series.id for series in found]
+        found = session.execute(statement).all()
+        ids = [series.id for series, _ in found]
         facts = series_facts(session, ids, query.conditions)
         keys = newest_keys(session, Series.id, ids)
-        upper = {"StudyInstanceUID": query.conditions["StudyInstanceUID"].values}
         return [
             (
                 series.id,
                 Candidate(
-                    {**upper, **_columns(_SERIES_COLUMNS, series), **facts.get(series.id, {})},
+                    {
+                        "StudyInstanceUID": (study_uid,),
+                        **_columns(_SERIES_COLUMNS, series),
+                        **facts.get(series.id, {}),
+                    },
                     self._at(keys.get(series.id)),
                 ),
             )
-            for series in found
+            for series, study_uid in found
         ]
 
     def _images(
         self, session: Session, query: Query, last: int | None
     ) -> list[tuple[int, Candidate]]:
-        statement: Select[Any] = select(Instance).join(Series).join(Study).where(is_held())
+        columns: tuple[Any, ...] = (
+            Instance,
+            Study.study_instance_uid,
+            Series.series_instance_uid,
+        )
+        statement: Select[Any] = select(*columns).join(Instance.series).join(Study)
+        statement = statement.where(is_held())
         statement = _narrow(statement, _STUDY_COLUMNS | _SERIES_COLUMNS | _IMAGE_COLUMNS, query)
         statement = statement.order_by(Instance.id.desc()).limit(PAGE)
         if last is not None:
             statement = statement.where(Instance.id < last)
-        upper = {
-            keyword: query.conditions[keyword].values
-            for keyword in ("StudyInstanceUID", "SeriesInstanceUID")
-        }
         return [
             (
                 each.id,
-                Candidate({**upper, **_columns(_IMAGE_COLUMNS, each)}, self._at(each.storage_key)),
+                Candidate(
+                    {
+                        "StudyInstanceUID": (study_uid,),
+                        "SeriesInstanceUID": (series_uid,),
+                        **_columns(_IMAGE_COLUMNS, each),
+                    },
+                    self._at(each.storage_key),
+                ),
             )
-            for each in session.scalars(statement)
+            for each, study_uid, series_uid in session.execute(statement)
         ]
 
     def _at(self, storage_key: str | None) -> Path | None:

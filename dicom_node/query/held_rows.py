@@ -79,9 +79,11 @@ def _is_current() -> ColumnElement[bool]:
 
 
 def results_of(
-    study_instance_uids: Sequence[str],
+    study_instance_uids: Sequence[str] | None,
 ) -> tuple[Select[Any], ...]:
     """Return the queries of the results of images and of the reports: artifact id and ResultRow.
+
+    None: of every study.
 
     Neither a result nor a report is shown that stands under an identity which was corrected since,
     or speaks of an image that counts no more.
@@ -93,11 +95,12 @@ def results_of(
         Artifact.storage_key,
         Study.study_instance_uid,
     )
-    wanted = (
+    wanted = [
         Artifact.sop_instance_uid.is_not(None),  # a picture for the web page has none
         Artifact.purged_at.is_(None),
-        Study.study_instance_uid.in_(study_instance_uids),
-    )
+    ]
+    if study_instance_uids is not None:
+        wanted.append(Study.study_instance_uid.in_(study_instance_uids))
     of_images = (
         select(*columns)
         .join(Analysis, Artifact.analysis_id == Analysis.id)

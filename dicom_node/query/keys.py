@@ -88,6 +88,8 @@ KEYS: Final[dict[Level, dict[str, Kind]]] = {
         "SeriesDescription": _O,
         "BodyPartExamined": _O,
         "ProtocolName": _O,
+        "PerformedProcedureStepStartDate": _O,
+        "PerformedProcedureStepStartTime": _O,
         "Manufacturer": _O,
         "ManufacturerModelName": _O,
         "StationName": _O,
@@ -107,16 +109,27 @@ KEYS: Final[dict[Level, dict[str, Kind]]] = {
         "NumberOfFrames": _O,
         "Rows": _O,
         "Columns": _O,
+        "BitsAllocated": _O,
     },
 }
+# Of studies and series, never of what is in them: they are counted, no object has them.
+COUNTED: Final = frozenset(
+    {
+        "ModalitiesInStudy",
+        "SOPClassesInStudy",
+        "NumberOfStudyRelatedSeries",
+        "NumberOfStudyRelatedInstances",
+        "NumberOfSeriesRelatedInstances",
+    }
+)
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a C-FIND asks: a condition for each key that is supported, universal ones among them.
+    """What a query asks: a condition for each key that is supported, universal ones among them.
 
-    The conditions of levels above are those on one UID each. `unsupported` are the tags and VRs of
-    keys that are returned empty.
+    Those on the unique keys of the levels above are always there: one UID each, or in a relational
+    query any number. `unsupported` are the tags and VRs of keys that C-FIND returns empty.
     """
 
     level: Level
@@ -132,8 +145,11 @@ class Selection:
     uids: Mapping[str, tuple[str, ...]]
 
 
-def read_query(identifier: Dataset, max_uids: int) -> Query:
+def read_query(identifier: Dataset, max_uids: int, *, is_relational: bool = False) -> Query:
     """Read the identifier of a C-FIND (PS3.4 C.4.1.1.3).
+
+    A relational query (PS3.4 C.4.1.2.2.2) need not name one entity of each level above, and may
+    have their keys.
 
     Raises IdentifierError when level and unique keys do not fit, or a value is none of its VR,
     IdentifierUnreadableError when there are too many keys.
@@ -142,13 +158,16 @@ def read_query(identifier: Dataset, max_uids: int) -> Query:
         msg = f"the identifier has more than {_MAX_KEYS} keys"
         raise IdentifierUnreadableError(msg)
     level = _level(identifier)
-    conditions = _above(identifier, level)
+    supported = supported_keys(level) if is_relational else KEYS[level].keys()
+    conditions = _any_above(level) if is_relational else _above(identifier, level)
     unsupported = []
     for tag in sorted(identifier.keys()):
         keyword = keyword_for_tag(tag)
-        if keyword in _NO_KEYS or keyword in conditions or Tag(tag).element == 0:
+        if keyword in _NO_KEYS or Tag(tag).element == 0:
             continue
-        if keyword in KEYS[level]:
+        if keyword in conditions and not is_relational:
+            continue
+        if keyword in supported:
             conditions[keyword] = _condition(identifier, keyword, max_uids)
         else:
             unsupported.append((Tag(tag), _vr(identifier, Tag(tag))))
@@ -183,9 +202,8 @@ def _level(identifier: Dataset) -> Level:
 
 def _above(identifier: Dataset, level: Level) -> dict[str, Condition]:
     """Return the conditions on the unique keys above `level`: one UID each (PS3.4 C.4.1.2.2.1)."""
-    levels = list(Level)
     found = {}
-    for upper in levels[: levels.index(level)]:
+    for upper in upper_levels(level):
         keyword = UNIQUE_KEYS[upper]
         uids = _uids(identifier, keyword, 1)
         if len(uids) != 1:
@@ -193,6 +211,23 @@ def _above(identifier: Dataset, level: Level) -> dict[str, Condition]:
             raise IdentifierError(msg, keyword)
         found[keyword] = Condition("UI", uids)
     return found
+
+
+def _any_above(level: Level) -> dict[str, Condition]:
+    """Return universal conditions on the unique keys above `level`."""
+    return {UNIQUE_KEYS[upper]: Condition("UI") for upper in upper_levels(level)}
+
+
+def upper_levels(level: Level) -> list[Level]:
+    """Return the levels above, the highest one first."""
+    levels = list(Level)
+    return levels[: levels.index(level)]
+
+
+def supported_keys(level: Level) -> frozenset[str]:
+    """Return the keys that a relational query may have: of its level and of those above."""
+    above = {keyword for upper in upper_levels(level) for keyword in KEYS[upper]}
+    return frozenset(KEYS[level]) | (above - COUNTED)
 
 
 def _condition(identifier: Dataset, keyword: str, max_uids: int) -> Condition:
