@@ -1,23 +1,26 @@
 """The listing behind `dicom-node results`: one row per received image, with status and reason."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, and_, exists, literal_column, select
+from sqlalchemy.orm import Session, aliased, selectinload
 
-from models.delivery import Delivery, Destination
+from dicom_node.paging import Page
+from dicom_node.result_files import Subject, files_of
+from dicom_node.sorting import AnyQuery, AnyRow, Segment, Sort
 from models.imaging import Instance, Series, Study
-from models.rejection import WithdrawnArtifact
-from models.result import Analysis, Artifact, ReportedAnalysis
+from models.result import Analysis, AnalysisCaveat, ModelVersion
 from models.settings import Settings
-from models.states import ArtifactKind
+from models.states import InstanceState
 
-_BLOCK = 500
-_SIDES = ("total", "left", "right")
-_ZONES = (
+_BLOCK: Final = 500
+_ANALYSED: Final[ColumnElement[str]] = literal_column("'analysed'")  # as ix_instance_state has it
+_SIDES: Final = ("total", "left", "right")
+_ZONES: Final = (
     "right_upper",
     "right_middle",
     "right_lower",
@@ -25,6 +28,14 @@ _ZONES = (
     "left_middle",
     "left_lower",
 )
+
+
+class ResultSort(StrEnum):
+    """What images can be sorted by."""
+
+    RECEIVED = "received"
+    PERCENT = "percent"  # those that have one
+    STUDY_DATE = "study_date"  # those without one at the end
 
 
 @dataclass(frozen=True)
@@ -38,19 +49,55 @@ class ResultFilter:
     study_instance_uid: str | None = None
     min_percent: float | None = None
     state: str | None = None
+    issuer_of_patient_id: str | None = None
+    sop_instance_uid: str | None = None
+    calling_aet: str | None = None
+    reason: str | None = None
+    severity: str | None = None
+    max_percent: float | None = None
+    model: str | None = None
+    model_version: str | None = None
+    reading_state: str | None = None
+    modality: str | None = None
+    caveat: str | None = None
 
     def clauses(self) -> list[ColumnElement[bool]]:
-        """Return the conditions over Instance, Series, Study and (outer) Analysis."""
+        """Return the conditions over Instance, Series, Study and (outer) Analysis.
+
+        The model is not among them: `models_named` looks it up.
+        """
+        percent = Analysis.opacity_percent_total
         wanted: tuple[tuple[object, Callable[[], ColumnElement[bool]]], ...] = (
             (self.since, lambda: Instance.received_at >= self.since),
             (self.until, lambda: Instance.received_at < self.until),
             (self.patient_id, lambda: Instance.patient_id == self.patient_id),
+            (self.issuer_of_patient_id, self._of_issuer),
             (self.accession_number, lambda: Study.accession_number == self.accession_number),
             (self.study_instance_uid, lambda: Study.study_instance_uid == self.study_instance_uid),
-            (self.min_percent, lambda: Analysis.opacity_percent_total >= self.min_percent),
-            (self.state, lambda: Instance.state == self.state),
+            (self.sop_instance_uid, lambda: Instance.sop_instance_uid == self.sop_instance_uid),
+            (self.calling_aet, lambda: Instance.calling_aet == self.calling_aet),
+            (self.min_percent, lambda: percent >= self.min_percent),
+            (self.max_percent, lambda: percent <= self.max_percent),
+            (self.severity, lambda: Analysis.severity == self.severity),
+            (self.state, self._in_state),
+            (self.reason, lambda: Instance.reason == self.reason),
+            (self.reading_state, lambda: Study.reading_state == self.reading_state),
+            (self.modality, lambda: Series.modality == self.modality),
+            (self.caveat, lambda: Analysis.id.in_(_with_caveat(self.caveat))),
         )
         return [clause() for value, clause in wanted if value is not None]
+
+    def _of_issuer(self) -> ColumnElement[bool]:
+        return Instance.issuer_of_patient_id == self.issuer_of_patient_id
+
+    def _in_state(self) -> ColumnElement[bool]:
+        """Return the condition, for a rare state in the words of the index that serves it."""
+        is_in = Instance.state == self.state
+        return (
+            is_in
+            if self.state == InstanceState.ANALYSED
+            else and_(is_in, Instance.state != _ANALYSED)
+        )
 
 
 def results(session: Session, settings: Settings, wanted: ResultFilter) -> Iterator[dict[str, Any]]:
@@ -58,24 +105,119 @@ def results(session: Session, settings: Settings, wanted: ResultFilter) -> Itera
 
     The fields are those of `dicom-worker analyse --json`, and what the node knows beyond them.
     """
+    return every_result(session, settings, wanted, ResultSort.RECEIVED, descends=False)
+
+
+def every_result(
+    session: Session,
+    settings: Settings,
+    wanted: ResultFilter,
+    sort: ResultSort,
+    *,
+    descends: bool,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `results` in another order, reading with a cursor of the server."""
+    query = _query(session, wanted).execution_options(yield_per=_BLOCK)
+    for part in _sort(wanted, sort, descends=descends).whole(query):
+        for block in session.execute(part).partitions():
+            yield from _rows(session, settings, block)
+            session.expunge_all()
+
+
+def result_page(
+    session: Session,
+    settings: Settings,
+    wanted: ResultFilter,
+    sort: ResultSort,
+    *,
+    descends: bool,
+    cursor: str | None,
+    limit: int,
+) -> Page[dict[str, Any]]:
+    """Return one page of such rows. Raises CursorError unless the cursor is of this order."""
+    order = _sort(wanted, sort, descends=descends)
+    page = order.page(session, _query(session, wanted), cursor, limit)
+    return Page(_rows(session, settings, page.rows), page.next)
+
+
+def model_version_ids(session: Session, name: str | None, version: str | None) -> list[int] | None:
+    """Return the ids of the registered models of that name and version; None: any will do."""
+    if name is None and version is None:
+        return None
+    query = select(ModelVersion.id)
+    if name is not None:
+        query = query.where(ModelVersion.name == name)
+    if version is not None:
+        query = query.where(ModelVersion.version == version)
+    return list(session.scalars(query.order_by(ModelVersion.id)))
+
+
+def is_one_of(column: Any, ids: Sequence[int]) -> ColumnElement[bool]:  # noqa: ANN401  a column
+    """Return the condition that a column has one of these values: if only one, by `=`."""
+    condition: ColumnElement[bool] = column == ids[0] if len(ids) == 1 else column.in_(ids)
+    return condition
+
+
+def _query(session: Session, wanted: ResultFilter) -> AnyQuery:
     # An image whose identity was corrected, or that was replayed, has several: one counts.
-    other = aliased(Analysis)
-    counts = (other.instance_id == Instance.id) & other.is_replaced.is_(False)
-    newest = select(func.max(other.id)).where(counts).scalar_subquery()
+    newer = aliased(Analysis)
+    is_newest = ~exists().where(
+        newer.instance_id == Analysis.instance_id,
+        newer.is_replaced.is_(False),
+        newer.id > Analysis.id,
+    )
+    of_image = and_(Analysis.instance_id == Instance.id, Analysis.is_replaced.is_(False))
     query = (
         select(Instance, Series, Study, Analysis)
         .join(Series, Instance.series_id == Series.id)
         .join(Study, Series.study_id == Study.id)
-        .outerjoin(Analysis, Analysis.id == newest)
+        .outerjoin(Analysis, and_(of_image, is_newest))
+        .options(selectinload(Analysis.caveats), selectinload(Analysis.model_version))
         .where(*wanted.clauses())
-        .order_by(Instance.id)
-        .execution_options(yield_per=_BLOCK)
     )
-    for instance, series, study, analysis in session.execute(query):
-        row = _instance_row(instance, series, study)
-        row |= _analysis_row(analysis)
-        row["files"] = _files(session, settings, study, analysis) if analysis else []
-        yield row
+    models = model_version_ids(session, wanted.model, wanted.model_version)
+    return query if models is None else query.where(is_one_of(Analysis.model_version_id, models))
+
+
+def _sort(wanted: ResultFilter, sort: ResultSort, *, descends: bool) -> Sort:
+    """Return the order, as indexes have it.
+
+    Images came in the order of their ids; a range of time is read by the index of the time.
+    """
+    name = f"{sort.value}-{'desc' if descends else 'asc'}"
+    by_id = (Instance.id, descends)
+    if sort is ResultSort.PERCENT:
+        percent = Analysis.opacity_percent_total
+        columns = ((percent, descends), (Analysis.instance_id, descends))
+        return Sort(name, (Segment(columns, (percent.is_not(None),)),))
+    if sort is ResultSort.STUDY_DATE:
+        by_study = (Study.id, descends)
+        dated = ((Study.study_date, descends), by_study, by_id)
+        return Sort(
+            name,
+            (
+                Segment(dated, (Study.study_date.is_not(None),)),
+                Segment((by_study, by_id), (Study.study_date.is_(None),)),
+            ),
+        )
+    if wanted.since is None and wanted.until is None:
+        return Sort(name, (Segment((by_id,)),))
+    return Sort(f"{name}-at", (Segment(((Instance.received_at, descends), by_id)),))
+
+
+def _with_caveat(caveat: str | None) -> Any:  # noqa: ANN401  a query of one column
+    return select(AnalysisCaveat.analysis_id).where(AnalysisCaveat.caveat == caveat)
+
+
+def _rows(session: Session, settings: Settings, found: Sequence[AnyRow]) -> list[dict[str, Any]]:
+    analysed = [Subject(row[3], row[2].id) for row in found if row[3] is not None]
+    files = files_of(session, settings, analysed)
+    rows = []
+    for instance, series, study, analysis, *_ in found:
+        row = _instance_row(instance, series, study) | _analysis_row(analysis)
+        row["files"] = files[analysis.id] if analysis else []
+        rows.append(row)
+    return rows
 
 
 def _instance_row(instance: Instance, series: Series, study: Study) -> dict[str, Any]:
@@ -122,65 +264,3 @@ def _analysis_row(analysis: Analysis | None) -> dict[str, Any]:
         else None,
         "seconds": analysis.seconds if analysis else None,
     }
-
-
-def _files(
-    session: Session, settings: Settings, study: Study, analysis: Analysis
-) -> list[dict[str, Any]]:
-    """Return the artifacts of an analysis, the newest SR that speaks of it with its page, our note.
-
-    DICOM objects come with their deliveries.
-    """
-    reports = (
-        select(Artifact)
-        .join(ReportedAnalysis, ReportedAnalysis.artifact_id == Artifact.id)
-        .where(ReportedAnalysis.analysis_id == analysis.id, Artifact.study_id == study.id)
-        .order_by(Artifact.revision.desc())
-        .limit(1)
-    )
-    pages = select(Artifact).where(
-        Artifact.study_id == study.id,
-        Artifact.kind == ArtifactKind.PDF,
-        Artifact.revision == reports.with_only_columns(Artifact.revision).scalar_subquery(),
-    )
-    own = select(Artifact).where(Artifact.analysis_id == analysis.id).order_by(Artifact.id)
-    about = (
-        select(WithdrawnArtifact.note_id)
-        .join(WithdrawnArtifact.artifact)
-        .where(Artifact.analysis_id == analysis.id)
-    )
-    notes = select(Artifact).where(Artifact.id.in_(about)).order_by(Artifact.id)
-    return [
-        {
-            "kind": artifact.kind.value,
-            "path": str(settings.artifact_dir / artifact.storage_key),
-            "sop_instance_uid": artifact.sop_instance_uid,
-            "sha256": artifact.sha256,
-            "purged": artifact.purged_at is not None,
-            "deliveries": _deliveries(session, artifact)
-            if artifact.sop_instance_uid is not None
-            else [],
-        }
-        for query in (own, reports, pages, notes)
-        for artifact in session.scalars(query)
-    ]
-
-
-def _deliveries(session: Session, artifact: Artifact) -> list[dict[str, Any]]:
-    query = (
-        select(Delivery, Destination)
-        .join(Destination, Delivery.destination_id == Destination.id)
-        .where(Delivery.artifact_id == artifact.id)
-        .order_by(Delivery.id)
-    )
-    return [
-        {
-            "id": delivery.id,
-            "destination": destination.name,
-            "state": delivery.state.value,
-            "status": delivery.status,
-            "attempts": delivery.attempts,
-            "error": delivery.error,
-        }
-        for delivery, destination in session.execute(query)
-    ]

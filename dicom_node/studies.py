@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.paging import Page
+from dicom_node.results import is_one_of, model_version_ids
 from dicom_node.sorting import AnyQuery, AnyRow, Segment, Sort
 from models.imaging import Instance, Series, Study
 from models.result import Analysis, AnalysisCaveat, ModelVersion
@@ -171,25 +172,10 @@ def study_rows(session: Session, found: Sequence[Study]) -> list[StudyRow]:
     ]
 
 
-def model_version_ids(session: Session, name: str | None, version: str | None) -> list[int] | None:
-    """Return the ids of the registered models of that name and version; None: any will do."""
-    if name is None and version is None:
-        return None
-    query = select(ModelVersion.id)
-    if name is not None:
-        query = query.where(ModelVersion.name == name)
-    if version is not None:
-        query = query.where(ModelVersion.version == version)
-    return list(session.scalars(query.order_by(ModelVersion.id)))
-
-
 def _query(session: Session, wanted: StudyFilter) -> AnyQuery:
     query = select(Study).where(*wanted.clauses())
     models = model_version_ids(session, wanted.model, wanted.model_version)
-    if models is None:
-        return query
-    column = Study.model_version_id
-    return query.where(column == models[0] if len(models) == 1 else column.in_(models))
+    return query if models is None else query.where(is_one_of(Study.model_version_id, models))
 
 
 def _sort(sort: StudySort, *, descends: bool) -> Sort:

@@ -22,6 +22,8 @@ from models.states import InstanceState, ReadingState, StudyState
 
 # A row in one of these leaves its SOP Instance UID to another row.
 SET_ASIDE: Final = (InstanceState.QUARANTINED, InstanceState.SUPERSEDED)
+# Written out in index and query, as WITHOUT_REPORT is.
+IS_UNUSUAL: Final = "state <> 'analysed'"
 # Behind every figure: those are minus the percentage.
 WITHOUT_FIGURE: Final = 1.0
 # Written out in index and query, so that the one serves the other.
@@ -141,6 +143,14 @@ class Instance(Base):
         Index("ix_instance_series_id_state", "series_id", "state"),
         Index("ix_instance_received_at", "received_at"),
         Index("ix_instance_reason_decided_at", "reason", "decided_at"),
+        Index("ix_instance_patient_id", "patient_id"),
+        Index("ix_instance_calling_aet", "calling_aet", "id"),
+        Index(
+            "ix_instance_state",
+            *("state", "id"),
+            sqlite_where=text(IS_UNUSUAL),
+            postgresql_where=text(IS_UNUSUAL),
+        ),
         Index(
             "ix_instance_kept_received_at",
             "received_at",

@@ -62,6 +62,8 @@ class Figures:
     Percentages are of the lung field of that side (None when the side has no lung); areas are mm²
     and None without a pixel spacing. `severity` is the band of the total. Zone columns are None
     where the setting was off; a zone without lung has no grade, and a sum over it no score.
+    `seconds` is from the file to the figures, in stages; SEG and pictures (`objects_seconds`) are
+    made after it. Older rows have no stages.
     """
 
     configuration_hash: Mapped[Sha256]
@@ -105,6 +107,11 @@ class Figures:
     notes: Mapped[list[Any]] = mapped_column(JSON, default=list)
     device: Mapped[str] = mapped_column(String(40))
     seconds: Mapped[float]
+    decode_seconds: Mapped[float | None]
+    gate_seconds: Mapped[float | None]
+    inference_seconds: Mapped[float | None]
+    measure_seconds: Mapped[float | None]
+    objects_seconds: Mapped[float | None]
     created_at: Mapped[Timestamp] = mapped_column(default=utc_now)
 
 

@@ -19,6 +19,13 @@ down_revision: str | None = '0011'
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+OF_ANALYSES = {
+    'opacity_percent_total': ['opacity_percent_total', 'instance_id'],
+    'severity': ['severity', 'opacity_percent_total', 'instance_id'],
+    'model_version_id': ['model_version_id', 'instance_id'],
+}
+# Seconds of the stages of an analysis, for the metrics.
+STAGES = ('decode', 'gate', 'inference', 'measure', 'objects')
 # The figure of a study is the highest of its images (models.result.set_figure).
 MODEL_OF_FIGURE = """
 UPDATE study SET model_version_id = (
@@ -32,6 +39,9 @@ UPDATE study SET model_version_id = (
 
 
 def upgrade() -> None:
+    for stage in STAGES:
+        for table in ('analysis', 'shadow_analysis'):
+            op.add_column(table, sa.Column(f'{stage}_seconds', sa.Double(), nullable=True))
     op.create_table(
         'reading',
         sa.Column('id', sa.Integer(), nullable=False),
@@ -109,9 +119,31 @@ def upgrade() -> None:
         sqlite_where=where,
         postgresql_where=where,
     )
+    _index_images()
+
+
+def _index_images() -> None:
+    """Make the indexes by which images are listed (dicom_node.results)."""
+    op.create_index('ix_instance_patient_id', 'instance', ['patient_id'])
+    op.create_index('ix_instance_calling_aet', 'instance', ['calling_aet', 'id'])
+    where = sa.text("state <> 'analysed'")
+    op.create_index(
+        'ix_instance_state',
+        'instance',
+        ['state', 'id'],
+        sqlite_where=where,
+        postgresql_where=where,
+    )
+    for name, columns in OF_ANALYSES.items():
+        op.create_index(f'ix_analysis_{name}', 'analysis', columns)
 
 
 def downgrade() -> None:
+    for name in OF_ANALYSES:
+        op.drop_index(f'ix_analysis_{name}', 'analysis')
+    for name in ('state', 'calling_aet', 'patient_id'):
+        op.drop_index(f'ix_instance_{name}', 'instance')
+
     for name in (
         'without_report', 'calling_aet_reading_order', 'severity_reading_order', 'reading_order', 'worklist',
         'created_at', 'study_date', 'model_version_id',
@@ -123,3 +155,6 @@ def downgrade() -> None:
     op.drop_column('study', 'reading_state')
     op.drop_table('feedback')
     op.drop_table('reading')
+    for stage in STAGES:
+        for table in ('analysis', 'shadow_analysis'):
+            op.drop_column(table, f'{stage}_seconds')
