@@ -93,6 +93,37 @@ def add(
     return account
 
 
+def signed_on(
+    session: Session, issuer: str, subject: str, name: str, role: Role, peer: str | None
+) -> Account:
+    """Return the account of whom an identity provider vouches for, with the role that it gives.
+
+    Raises AccountError when it is disabled here, or its name is that of another account: nobody
+    takes over a local account by being called like it.
+    """
+    account = session.scalar(
+        select(Account).where(Account.issuer == issuer, Account.subject == subject)
+    )
+    if account is None:
+        actor = Actor(_fitting_name(name or subject), peer)
+        return add(session, actor.name or "", role, actor, issuer=issuer, subject=subject)
+    if account.is_disabled:
+        msg = f"the account {account.name} is disabled: ask an administrator"
+        raise AccountError(msg)
+    if account.role != role:
+        account.role = role
+        _changed(session, account, "role_changed", Actor(account.name, peer))
+    return account
+
+
+def _fitting_name(text: str) -> str:
+    """Return the nearest name that an account can have: `DOMAIN/user` has a sign too many."""
+    name = unicodedata.normalize("NFKC", text).strip().casefold()
+    return "".join(each if each.isalnum() or each in _NAME_SIGNS else "-" for each in name)[
+        :_NAME_LENGTH
+    ]
+
+
 def change_role(session: Session, account: Account, role: Role, actor: Actor) -> None:
     """Give an account another role. Raises AccountError for the last administrator."""
     if account.role == role:

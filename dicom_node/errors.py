@@ -27,6 +27,8 @@ NodeError
 ├── BrokerError            the queue cannot be reached; jobs stay in the database
 ├── OperatorError          a command of an operator cannot be carried out; the message says why
 │   └── AccountError           an account, token or invitation cannot be made or changed like that
+│       ├── BusyError              more logins at once than this process can check
+│       └── SignOnError            the identity provider, or what it says, lets nobody in
 ├── CursorError            a page of a listing was asked for with a cursor that is none of ours
 ├── LostRaceError          another process moved the same row first; look again
 └── StartError             the node cannot start; the message says what to do
@@ -158,6 +160,14 @@ class OperatorError(NodeError):
 
 class AccountError(OperatorError):
     """What is asked for an account, token or invitation cannot be; the message is for its user."""
+
+
+class BusyError(AccountError):
+    """More passwords are to be checked at once than this process can."""
+
+
+class SignOnError(AccountError):
+    """A login by the identity provider cannot be; the message is for who wants to log in."""
 
 
 class LostRaceError(NodeError):

@@ -5,6 +5,7 @@ put back, and counts as past.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Self
@@ -13,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from dicom_node.accounts import account_name, new_secret, sha256_of
-from dicom_node.errors import AccountError
+from dicom_node.errors import AccountError, BusyError
 from dicom_node.passwords import Passwords
 from models.account import Account, ApiToken, LoginSession, Role
 from models.audit import AuditAction, record
@@ -124,10 +125,6 @@ def token_identity(database: Database, secret: str) -> Identity | None:
     return Identity(account.id, account.name, account.role, frozenset(found.scopes), found.id)
 
 
-class BusyError(AccountError):
-    """More passwords are to be checked than this process can."""
-
-
 @dataclass(frozen=True)
 class PasswordLogin:
     """Logs people in by name and password. Wrong ones make an account wait, longer each time.
@@ -145,6 +142,25 @@ class PasswordLogin:
 
     def attempt(self, name: str, password: str, peer: str | None) -> str | None:
         """Return the secret of a new session, or None. Raises BusyError under a flood."""
+
+        def opened(session: Session, account: Account) -> str:
+            record(session, AuditAction.LOGIN, "password", actor=account.name, peer=peer)
+            return open_session(session, account, self.lifetimes)
+
+        return self._checked(name, password, peer, opened)
+
+    def confirm(self, name: str, password: str, peer: str | None) -> bool:
+        """Say whether the password is right, of somebody who is logged in. Counts like a login."""
+        return self._checked(name, password, peer, lambda _session, _account: "yes") is not None
+
+    def _checked(
+        self,
+        name: str,
+        password: str,
+        peer: str | None,
+        then: Callable[[Session, Account], str],
+    ) -> str | None:
+        """Return what `then` says of the account if the password is right, else None."""
         if not self._turns.acquire(timeout=_PATIENCE_SECONDS):
             msg = "too many people log in at once: try again in a minute"
             raise BusyError(msg)
@@ -155,9 +171,9 @@ class PasswordLogin:
             fits = self.passwords.verify(stored, password)
             with self.database.write() as session:
                 if fits and account is not None:
-                    secret = self._succeed(session, account.id, password, peer)
-                    if secret is not None:
-                        return secret
+                    unlocked = self._unlocked(session, account.id, password)
+                    if unlocked is not None:
+                        return then(session, unlocked)
                 _fail(session, account, peer, counts=may_try)
                 return None
         finally:
@@ -171,10 +187,8 @@ class PasswordLogin:
         with self.database.read() as session:
             return session.scalar(select(Account).where(Account.name == wanted))
 
-    def _succeed(
-        self, session: Session, account_id: int, password: str, peer: str | None
-    ) -> str | None:
-        """Open the session, unless the account began to wait while the password was checked."""
+    def _unlocked(self, session: Session, account_id: int, password: str) -> Account | None:
+        """Return the account, unless it began to wait while the password was checked."""
         account = session.scalar(
             select(Account).where(Account.id == account_id, _is_open(utc_now())).with_for_update()
         )
@@ -183,8 +197,7 @@ class PasswordLogin:
         account.failures, account.locked_until = 0, None
         if self.passwords.is_outdated(account.password_hash):
             account.password_hash = self.passwords.hash(password)
-        record(session, AuditAction.LOGIN, "password", actor=account.name, peer=peer)
-        return open_session(session, account, self.lifetimes)
+        return account
 
 
 def _is_open(now: datetime) -> ColumnElement[bool]:

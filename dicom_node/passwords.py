@@ -4,6 +4,7 @@ The package argon2 belongs to the extra [web]; it is imported when a password is
 """
 
 import unicodedata
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from dicom_node.errors import AccountError
@@ -35,7 +36,10 @@ class Passwords:
         from argon2 import PasswordHasher  # noqa: PLC0415  of the extra [web] alone
 
         self._hasher = hasher or PasswordHasher()
-        self._nobody = self._hasher.hash("the password of nobody")
+
+    @cached_property
+    def _nobody(self) -> str:
+        return self._hasher.hash("the password of nobody")
 
     def hash(self, password: str) -> str:
         """Return the hash to store, with salt and parameters in it."""
@@ -45,8 +49,9 @@ class Passwords:
         """Say whether a password belongs to a hash; without a hash no, after as long a time."""
         from argon2.exceptions import InvalidHashError, VerificationError  # noqa: PLC0415  as above
 
+        nobody = self._nobody
         try:
-            fits = self._hasher.verify(stored or self._nobody, _normal(password[:_MAX_LENGTH]))
+            fits = self._hasher.verify(stored or nobody, _normal(password[:_MAX_LENGTH]))
         except (VerificationError, InvalidHashError):
             return False
         return fits and stored is not None

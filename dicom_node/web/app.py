@@ -11,9 +11,11 @@ from dicom_node.doctor import Finding, check_database, check_spool
 from dicom_node.documents import Documents
 from dicom_node.ledger import compute
 from dicom_node.web import problems
+from dicom_node.web.access import account_pages, login, sign_on
 from dicom_node.web.access.gate import Access
 from dicom_node.web.access.headers import SecurityHeaders
 from dicom_node.web.access.limits import Limits
+from dicom_node.web.access.oidc import IdentityProvider
 from dicom_node.web.auth import Principal, Requires, Scope
 from dicom_node.web.deliveries import router as delivery_routes
 from dicom_node.web.metrics import CONTENT_TYPE, Metrics
@@ -27,10 +29,7 @@ _Counts = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.SYSTEM, are
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """Return the application over the given database."""
     app = FastAPI(title="DICOM node", version="1", docs_url=None, redoc_url=None)
-    app.state.access = Access(settings.web, database)
-    problems.install(app)
-    app.add_middleware(Limits)
-    app.add_middleware(SecurityHeaders)  # added last: outermost, so that every answer has them
+    _add_access(app, settings, database)
     documents = Documents(settings.artifact_dir)
     page = Metrics(settings, database, documents)
 
@@ -72,6 +71,20 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         return Response(page.render(), media_type=CONTENT_TYPE)
 
     return app
+
+
+def _add_access(app: FastAPI, settings: Settings, database: Database) -> None:
+    """Add what says who may do what, the pages of logging in, and what every answer says."""
+    access = Access(settings.web, database)
+    app.state.access = access
+    problems.install(app)
+    app.add_middleware(Limits)
+    app.add_middleware(SecurityHeaders)  # added last: outermost, so that every answer has them
+    app.include_router(login.router(access))
+    app.include_router(account_pages.router(access, settings))
+    provider = IdentityProvider.of(settings.web.oidc, settings.web.base_url)
+    if provider is not None:
+        app.include_router(sign_on.router(access, provider))
 
 
 def _database(database: Database) -> Finding:

@@ -17,8 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from dicom_node.errors import BrokerError, CursorError, LostRaceError, NodeError, OperatorError
-from dicom_node.logins import BusyError
+from dicom_node.errors import (
+    BrokerError,
+    BusyError,
+    CursorError,
+    LostRaceError,
+    NodeError,
+    OperatorError,
+)
 from dicom_node.web.access.headers import add_to
 from dicom_node.web.rendering import page
 

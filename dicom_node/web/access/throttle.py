@@ -24,11 +24,6 @@ class Throttle:
     _seen: OrderedDict[str, deque[float]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def may(self, address: str) -> bool:
-        """Say whether the address may once more; changes nothing."""
-        with self._lock:
-            return len(self._recent(_network(address))) < self.times
-
     def note(self, address: str) -> bool:
         """Count one; say whether it was still within the bound."""
         key = _network(address)
@@ -43,10 +38,11 @@ class Throttle:
                     self._seen.popitem(last=False)
             return is_within
 
-    def forget(self, address: str) -> None:
-        """Let an address begin anew."""
+    def take_back(self, address: str) -> None:
+        """Do not count the last one of an address."""
         with self._lock:
-            self._seen.pop(_network(address), None)
+            if recent := self._seen.get(_network(address)):
+                recent.pop()
 
     def _recent(self, key: str) -> deque[float]:
         recent = self._seen.get(key)
