@@ -26,9 +26,13 @@ NodeError
 │   └── QueryCancelledError       the peer said so, or is gone
 ├── BrokerError            the queue cannot be reached; jobs stay in the database
 ├── OperatorError          a command of an operator cannot be carried out; the message says why
+│   ├── AuditKeyError          the key of the audit's seals is not there, or is none
 │   └── AccountError           an account, token or invitation cannot be made or changed like that
 │       ├── BusyError              more logins at once than this process can check
 │       └── SignOnError            the identity provider, or what it says, lets nobody in
+├── ReadingError           a study cannot be claimed, given back or read; the message says why
+│   └── UnknownStudyError      there is no such study
+├── FeedbackError          feedback that says nothing, or speaks of nothing; the message says why
 ├── CursorError            a page of a listing was asked for with a cursor that is none of ours
 ├── LostRaceError          another process moved the same row first; look again
 └── StartError             the node cannot start; the message says what to do
@@ -44,6 +48,21 @@ class CursorError(NodeError):
 
     def __init__(self) -> None:
         super().__init__("the cursor is none of this listing: begin again without it")
+
+
+class ReadingError(NodeError):
+    """The reading of the study is not where the wish needs it to be."""
+
+
+class UnknownStudyError(ReadingError):
+    """No study has this Study Instance UID."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no study with this Study Instance UID: see the worklist")
+
+
+class FeedbackError(NodeError):
+    """The feedback does not fit the study, the image or itself."""
 
 
 class StoreError(NodeError):
@@ -156,6 +175,10 @@ class BrokerError(NodeError):
 
 class OperatorError(NodeError):
     """What an operator asked for does not fit what the rows say."""
+
+
+class AuditKeyError(OperatorError):
+    """Without its key nothing can be sealed, proved or redacted."""
 
 
 class AccountError(OperatorError):

@@ -2,14 +2,14 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Final, Protocol, cast
 
 from sqlalchemy import CursorResult, DateTime, Dialect, Enum, MetaData, String, update
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
-from models.states import State, check_transition
+from models.states import ReadingState, State, check_transition
 
 Uid = Annotated[str, mapped_column(String(64))]  # PS3.5 9.1
 AETitle = Annotated[str, mapped_column(String(16))]  # PS3.5 6.2
@@ -80,6 +80,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+# A study has two states: how far it is, and how far its reading is.
+_COLUMNS: Final[dict[type[State], str]] = {ReadingState: "reading_state"}
+
+
 def advance(session: Session, row: Stateful, to: State, **values: object) -> bool:
     """Move `row` to state `to` and set `values`, unless somebody else moved it first.
 
@@ -87,14 +91,15 @@ def advance(session: Session, row: Stateful, to: State, **values: object) -> boo
     the row expired, so the next read shows the truth) when the row had moved on.
     Raises IllegalTransitionError when the table forbids the change.
     """
-    old: State = row.state
+    column = _COLUMNS.get(type(to), "state")
+    old: State = getattr(row, column)
     check_transition(old, to)
     session.flush()
     model = type(row)
     result = session.execute(
         update(model)
-        .where(model.id == row.id, model.state == old)
-        .values(state=to, **values)
+        .where(model.id == row.id, getattr(model, column) == old)
+        .values({column: to, **values})
         .execution_options(synchronize_session=False)
     )
     session.expire(row)

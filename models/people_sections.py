@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.fields import Network, Port, Section
+from models.fields import AETitle, HostName, Network, Port, Priority, Section
 from models.web_address import is_safe_address, is_site
 
 
@@ -102,9 +102,66 @@ class WebSettings(Section):
         return self
 
 
+class RepositorySettings(Section):
+    """The audit repository that gets the events as messages (PS3.15 A.5), by syslog over TLS."""
+
+    host: HostName | None = None  # None: none
+    port: Annotated[int, Field(ge=1, le=65535)] = 6514  # RFC 5425 4.1
+    tls: bool = True  # with the files of dicom.tls; its certificate must name `host`
+    timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    site: Annotated[str, Field(max_length=64)] | None = None  # AuditEnterpriseSiteID
+
+
 class AuditSettings(Section):
     """Sealing and sending of audit events."""
 
+    seal_seconds: Annotated[float, Field(gt=0)] = 10.0  # the longest that an event waits for it
+    key_file: Path | None = None  # default: audit.key in data_dir
+    anchor_file: Path | None = None  # default: audit-anchor.log in data_dir
+    repository: RepositorySettings = RepositorySettings()
+
+
+class PrioritySettings(Section):
+    """How urgent the reading of a study is, by the band of its figure (PS3.3 C.30.1)."""
+
+    severe: Priority = "HIGH"
+    moderate: Priority = "HIGH"
+    mild: Priority = "MEDIUM"
+    none: Priority = "LOW"
+    without_figure: Priority = "MEDIUM"  # nothing is known of it, so it is not put last
+
+    def of(self, severity: str | None) -> Priority:
+        """Return the priority of a band; None: the study has no figure."""
+        known = {"severe": self.severe, "moderate": self.moderate, "mild": self.mild}
+        return (known | {"none": self.none}).get(severity or "", self.without_figure)
+
+    def bands(self, priority: Priority) -> list[str | None]:
+        """Return the bands of this priority; None stands for studies without a figure."""
+        bands = ("severe", "moderate", "mild", "none", None)
+        return [band for band in bands if self.of(band) == priority]
+
 
 class WorklistSettings(Section):
-    """The reading worklist."""
+    """The reading worklist.
+
+    `domains` names the sources that share their PatientIDs: `{"RIS1": ["CR1", "DX2"]}`, by calling
+    AE title. A sender in none of them is a domain of its own.
+    """
+
+    late_minutes: Annotated[float, Field(gt=0)] = 15.0
+    priorities: PrioritySettings = PrioritySettings()
+    domains: dict[str, tuple[AETitle, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _each_sender_is_in_one_domain(self) -> Self:
+        titles = [title for members in self.domains.values() for title in members]
+        repeated = sorted({title for title in titles if titles.count(title) > 1})
+        if repeated:
+            msg = f"worklist.domains names {repeated[0]} twice: a sender belongs to one domain"
+            raise ValueError(msg)
+        return self
+
+    def senders_like(self, calling_aet: str) -> tuple[str, ...]:
+        """Return the calling AE titles whose PatientIDs mean the same as those of this one."""
+        domains = (members for members in self.domains.values() if calling_aet in members)
+        return next(domains, (calling_aet,))

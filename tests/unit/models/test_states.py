@@ -21,6 +21,7 @@ from models.states import (
     InstanceState,
     JobKind,
     JobState,
+    ReadingState,
     StudyState,
     check_transition,
 )
@@ -33,6 +34,7 @@ MACHINES = [
     CommitmentState,
     EventReportState,
     CircuitState,
+    ReadingState,
 ]
 
 
