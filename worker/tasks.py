@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from worker.extras import made_or_none
 from worker.figures import measurements_of, spacing_of
 from worker.leases import LeaseLostError, claim, heartbeat
 from worker.loading import LoadedModel, LoadedModels
-from worker.pipeline import analyse_image
+from worker.message_content import MessageContent
+from worker.pipeline import StopWatch, analyse_image
 from worker.presentation import build_presentation_state
 from worker.report import build_report
 from worker.report_groups import ReportImage
@@ -41,6 +42,12 @@ from worker.results import Fingerprint, Product, ResultStore
 from worker.sandbox import Sandbox
 from worker.secondary_capture import build_secondary_capture
 from worker.segmentation import build_segmentation
+from worker.study_messages import (
+    earlier_messages,
+    message_products,
+    store_without_figures,
+    wanted_messages,
+)
 from worker.types import AnalysedImage, Caveat, Classification, ModelIdentity, UnanalysedImage
 from worker.withdrawal import store_notes
 
@@ -69,7 +76,10 @@ def analyse(job_id: int, runtime: Runtime) -> None:
             return
         with _ended_by(partial(runtime.store.store_no_result, job_id), job_id):
             model, result = _analysed(job, runtime)
-            products = _products(result, _context(runtime, job), runtime.settings)
+            watch = StopWatch()
+            with watch("objects"):
+                products = _products(result, _context(runtime, job), runtime.settings)
+            result = replace(result, stages={**result.stages, **watch.stages})
             _audit_left_out(runtime, job, _extras(runtime.settings), products)
             runtime.store.store_analysis(job_id, model.model_version_id, result, products)
             log.info("job %d: analysed in %.2f s", job_id, result.seconds)
@@ -96,13 +106,21 @@ def report(job_id: int, runtime: Runtime) -> None:
             return
         folder = runtime.settings.artifact_dir
         store_notes(job, runtime.store, runtime.database, folder, _context(runtime, job))
-        if runtime.store.end_if_outdated(job_id):
+        if _told_without_figures(runtime, job) or runtime.store.end_if_outdated(job_id):
             return
         analyses, products = _report_products(runtime, job)
         wanted = [ArtifactKind.PDF] if runtime.settings.makes_documents else []
+        wanted += wanted_messages(runtime.settings)
         _audit_left_out(runtime, job, wanted, products)
         runtime.store.store_report(job_id, analyses, products)
         log.info("job %d: report over %d images", job_id, len(analyses))
+
+
+def _told_without_figures(runtime: Runtime, job: Job) -> bool:
+    context, settings = _context(runtime, job), runtime.settings
+    return store_without_figures(
+        job, runtime.store, runtime.database, settings, runtime.sandbox, context
+    )
 
 
 def compare(job_id: int, runtime: Runtime) -> None:
@@ -288,7 +306,7 @@ def _object(kind: ArtifactKind, ds: Dataset) -> Product:
 
 
 def _report_products(runtime: Runtime, job: Job) -> tuple[list[Analysis], list[Product]]:
-    """Return the SR of a study revision, and its page where some destination wants it."""
+    """Return the SR of a study revision, and page and messages where they are wanted."""
     context, with_page = _context(runtime, job), runtime.settings.makes_documents
     with runtime.database.read() as session:
         study_id, revision = job.study_id or 0, job.revision or 0
@@ -300,6 +318,7 @@ def _report_products(runtime: Runtime, job: Job) -> tuple[list[Analysis], list[P
         ]
         sr, pdf = (_predecessor(runtime, session, job, kind) for kind in _OF_STUDIES)
         pictures = [_picture(runtime, session, each) for each in analyses] if with_page else []
+        earlier = earlier_messages(session, runtime.settings, job)
 
     def page() -> Dataset:
         from worker.document import build_document  # noqa: PLC0415  matplotlib, only where wanted
@@ -310,6 +329,11 @@ def _report_products(runtime: Runtime, job: Job) -> tuple[list[Analysis], list[P
 
     report = build_report(images, context, revision, _read(sr), rest)
     extras = _extra(ArtifactKind.PDF, page) if with_page else []
+    if earlier:
+        uid, settings = str(report.SOPInstanceUID), runtime.settings.messages
+        extras += message_products(
+            MessageContent.of_report(images, rest, context, settings, uid), earlier
+        )
     return analyses, [_object(ArtifactKind.SR, report), *extras]
 
 
