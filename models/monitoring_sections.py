@@ -24,6 +24,7 @@ class DriftSettings(Section):
     reference_until: date | None = None  # this day not included
     min_images: Annotated[int, Field(ge=20)] = 100  # on each side, else nothing is said
     min_psi: Annotated[float, Field(gt=0)] = 0.2  # population stability index
+    min_ks: Annotated[float, Field(gt=0, le=1)] = 0.15  # Kolmogorov-Smirnov distance
     significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.001  # of a false alarm, per look
 
     @model_validator(mode="after")

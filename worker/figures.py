@@ -33,6 +33,7 @@ def columns_of(result: AnalysedImage) -> dict[str, object]:
         "notes": list(result.image.notes),
         "device": result.device,
         "seconds": result.seconds,
+        **{f"{stage}_seconds": seconds for stage, seconds in result.stages.items()},
     }
 
 

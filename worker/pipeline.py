@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -74,6 +76,26 @@ class Classifies(Protocol):
         """Return the probability of each label."""
 
 
+class StopWatch:
+    """The seconds of each stage of one image."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Measure the block; of one that raises nothing is noted."""
+        began = time.perf_counter()
+        yield
+        self.stages[stage] = time.perf_counter() - began
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the watch was made."""
+        return time.perf_counter() - self._started
+
+
 @dataclass(frozen=True)
 class Admitted:
     """A picture that shows one upright chest, its square, and what had to be said or corrected."""
@@ -95,22 +117,30 @@ def analyse_image(
     Raises NotAnalysable when the image must not get a number, AnalysisFailed when the file broke
     its decoder. Anything else is no fault of the file.
     """
-    started = time.perf_counter()
-    analysis = settings.analysis
-    admitted = admit(sandbox.load(path), segmenter, analysis)
-    masks, caveats = find_lungs(admitted, segmenter, analysis)
+    watch, analysis = StopWatch(), settings.analysis
+    with watch("decode"):
+        decoded = sandbox.load(path)
+    with watch("gate"):
+        admitted = admit(decoded, segmenter, analysis)
     image = admitted.image
+    with watch("inference"):
+        masks, caveats = find_lungs(admitted, segmenter, analysis)
+        classified = None if classifier is None else classifier.classify(image, masks)
+    with watch("measure"):
+        measurements = measure(masks, image.spacing, analysis, image.orientation)
+        digest = data_set_sha256(path)
     return AnalysedImage(
         image=image,
         masks=masks,
-        measurements=measure(masks, image.spacing, analysis, image.orientation),
+        measurements=measurements,
         model=segmenter.identity,
         configuration_hash=analysis.configuration_hash(_decisive(segmenter, classifier)),
-        data_set_sha256=data_set_sha256(path),
-        seconds=time.perf_counter() - started,
+        data_set_sha256=digest,
+        seconds=watch.seconds,
         device=segmenter.device,
         caveats=caveats,
-        classification=None if classifier is None else classifier.classify(image, masks),
+        classification=classified,
+        stages=watch.stages,
     )
 
 

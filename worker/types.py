@@ -243,6 +243,7 @@ class AnalysedImage:
     device: str
     caveats: tuple[Caveat, ...] = ()
     classification: Classification | None = None  # None: the setting is off
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds: decode, gate, ...
 
 
 @dataclass(frozen=True, order=True)

@@ -19,12 +19,13 @@ from rows import (
 from sqlalchemy import text, update
 
 from dicom_node.documents import Documents
-from dicom_node.web import metrics
 from dicom_node.web.app import create_app
 from dicom_node.web.metrics import HELP, Metrics, NodeCollector
+from dicom_node.web.metrics.page import COSTLY_SECONDS
 from models.base import utc_now
 from models.delivery import Delivery
 from models.job import Job
+from models.running import register
 from models.session import Database
 from models.settings import Settings, load_settings
 from models.states import InstanceState, JobState
@@ -51,8 +52,12 @@ def _samples(page: str) -> Samples:
     }
 
 
+def _page(settings: Settings, database: Database) -> Metrics:
+    return Metrics(settings, database, Documents(settings.artifact_dir))
+
+
 def _scrape(settings: Settings, database: Database) -> Samples:
-    return _samples(Metrics(settings, database, Documents(settings.artifact_dir)).render().decode())
+    return _samples(_page(settings, database).render().decode())
 
 
 async def _get(settings: Settings, database: Database, path: str) -> httpx.Response:
@@ -90,9 +95,28 @@ def test_the_page_counts_what_the_rows_say(settings: Settings, database: Databas
     assert found["ledger_difference", ("C-STORE successes in the audit",)] == -2
     assert found["ledger_balanced", ("settled studies",)] == 1
     assert found["missing_files", ()] == 2
-    assert {name for name, _ in found} == set(HELP)
     for word in ("P1", "1.2.840.1"):  # the PatientID and the study of these rows
         assert word not in answer.text.replace("version=0.0.4", "")
+
+
+def test_every_metric_that_is_listed_is_there(
+    settings: Settings, database: Database, redis_server: str
+) -> None:
+    register(settings.data_dir, "web")
+    settings = settings.model_copy(update={"broker_url": redis_server})
+    page = _page(settings, database)
+    page.render()
+    page.collector.settle()
+    text = page.render().decode()
+    names = {line.split()[2] for line in text.splitlines() if line.startswith("# HELP")}
+    assert names == {f"dicom_node_{name}" for name in HELP}
+    found = _samples(text)
+    assert found["broker_up", ()] == 1
+    assert found["broker_messages", ("analyse",)] == 0
+    assert found["processes", ("main", "web")] == 1
+    assert found["process_memory_bytes", ("main", "web")] > 1e6
+    assert 0 < found["process_open_files_share", ("main", "web")] < 1
+    assert found["database_bytes", ()] > 1e4
 
 
 def test_expired_leases_are_counted(settings: Settings, database: Database) -> None:
@@ -103,7 +127,10 @@ def test_expired_leases_are_counted(settings: Settings, database: Database) -> N
     assert _scrape(settings, database)["expired_leases", ()] == 1
 
 
-def test_the_costly_part_is_read_once_a_minute(settings: Settings, database: Database) -> None:
+def test_the_costly_part_is_read_once_a_minute(
+    settings: Settings, database: Database, redis_server: str
+) -> None:
+    settings = settings.model_copy(update={"broker_url": redis_server})
     now = [1000.0]
     collector = NodeCollector(
         settings, database, Documents(settings.artifact_dir), monotonic=lambda: now[0]
@@ -111,14 +138,16 @@ def test_the_costly_part_is_read_once_a_minute(settings: Settings, database: Dat
 
     def queued() -> float:
         families = {family.name: family for family in collector.collect()}
+        collector.settle()
         samples = families["dicom_node_instances"].samples
         return next(it.value for it in samples if it.labels["state"] == "queued")
 
     assert queued() == 0
     add_instance(database, state=InstanceState.QUEUED)
-    now[0] += metrics._COSTLY_SECONDS - 1
+    now[0] += COSTLY_SECONDS - 1
     assert queued() == 0
     now[0] += 1
+    queued()  # begins the next reading, and does not wait for it
     assert queued() == 1
 
 
@@ -144,7 +173,8 @@ def test_without_the_spool_the_page_says_so(settings: Settings, database: Databa
 def test_another_schema_shows(settings: Settings, database: Database) -> None:
     with database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    assert _scrape(settings, database)["schema_ok", ()] == 0
+    found = _scrape(settings, database)
+    assert (found["schema_ok", ()], found["database_up", ()]) == (0, 1)
 
 
 def test_a_document_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
@@ -155,6 +185,6 @@ def test_a_document_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HELP)
-def test_operations_explains_every_metric(repository: Path, name: str) -> None:
-    table = (repository / "docs" / "operations.md").read_text()
-    assert table.count(f"| `dicom_node_{name}") == 1
+def test_the_documentation_explains_every_metric(repository: Path, name: str) -> None:
+    table = (repository / "docs" / "monitoring.md").read_text()
+    assert table.count(f"| `dicom_node_{name}`") == 1

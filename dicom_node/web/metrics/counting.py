@@ -1,0 +1,106 @@
+"""Counters that are counted from rows, and yet cost little: only what is new is read.
+
+Ids grow, and the columns that are counted here are written once. So a table is read once, in
+portions, when the process starts; after that each look reads the rows of the last minutes. The
+rows stay the truth: a counter goes on over a restart where it was.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from operator import add
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, func, select
+
+from dicom_node.sorting import AnyQuery
+from models.base import Base
+from models.session import Database
+
+PORTION: Final = 50_000  # ids read by one statement
+# A row may be committed after one with a higher id was seen. For so long a look reads again.
+SETTLE_SECONDS: Final = 120.0
+
+Numbers = tuple[Any, ...]
+Counts = dict[tuple[Any, ...], Numbers]
+Merge = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is counted of a table.
+
+    `query` takes the condition that says which ids, and selects `keys` columns to count by and then
+    the numbers; `merges` says how the numbers of two portions are put together.
+    """
+
+    model: type[Base]
+    query: Callable[[ColumnElement[bool]], AnyQuery]
+    keys: int
+    merges: tuple[Merge, ...] = (add,)
+
+
+@dataclass(eq=False)
+class RowCounter:
+    """One tally, kept up to date. Safe for several threads."""
+
+    tally: Tally
+    monotonic: Callable[[], float] = time.monotonic
+    _counts: Counts = field(default_factory=dict, repr=False)
+    _floor: int = 0  # up to this id everything stands in _counts
+    _seen: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _is_ready: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the whole table was read once: from now on a look is cheap."""
+        return self._is_ready
+
+    def read(self, database: Database) -> Counts:
+        """Return the numbers of all rows by key. Raises sqlalchemy.exc.SQLAlchemyError."""
+        column: Any = self.tally.model.id  # type: ignore[attr-defined]  # every table has one
+        with self._lock:
+            with database.read() as session:
+                top = session.scalar(select(func.max(column))) or 0
+            if top < self._floor:  # the database was restored from a backup
+                self._counts, self._floor = {}, 0
+                self._seen.clear()
+            goal = self._goal(top)
+            while self._floor < goal:
+                high = min(self._floor + PORTION, goal)
+                rows = self._rows(database, (column > self._floor) & (column <= high))
+                self._counts, self._floor = self._merged(rows), high
+            result = self._merged(self._rows(database, column > self._floor))
+            self._is_ready = True
+            return result
+
+    def _goal(self, top: int) -> int:
+        """Return up to which id no row can come any more."""
+        now = self.monotonic()
+        if not self._seen:
+            self._seen.append((now, top))
+            return max(0, top - PORTION)
+        self._seen.append((now, top))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - SETTLE_SECONDS:
+            self._seen.popleft()
+        at, seen = self._seen[0]
+        return seen if at <= now - SETTLE_SECONDS else self._floor
+
+    def _rows(self, database: Database, where: ColumnElement[bool]) -> list[tuple[Any, ...]]:
+        with database.read() as session:
+            return [tuple(row) for row in session.execute(self.tally.query(where))]
+
+    def _merged(self, rows: Iterable[tuple[Any, ...]]) -> Counts:
+        merged = dict(self._counts)
+        for row in rows:
+            key, numbers = row[: self.tally.keys], row[self.tally.keys :]
+            known = merged.get(key)
+            merged[key] = numbers if known is None else self._put_together(known, numbers)
+        return merged
+
+    def _put_together(self, one: Numbers, other: Numbers) -> Numbers:
+        merges = self.tally.merges
+        return tuple(merge(a, b) for merge, a, b in zip(merges, one, other, strict=True))
