@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.account_commands import account, token
 from dicom_node.delivery_commands import deliveries
 from dicom_node.errors import NodeError
 from dicom_node.listing import Format, print_rows
@@ -131,7 +132,7 @@ def deliver(config: Path | None, data_dir: Path | None) -> None:
 @cli.command()
 @_common
 def web(config: Path | None, data_dir: Path | None) -> None:
-    """Serve health and ledger over HTTP."""
+    """Serve the pages and the API over HTTP."""
     from dicom_node.web import serve
 
     settings = _settings(config, data_dir)
@@ -327,13 +328,13 @@ def retry(
     A destination that is paused is tried at once. With --all, reports that could not be written
     are tried again too.
     """
-    from dicom_node import delivery, settling
+    from dicom_node import retrying, settling
 
     if [everything, delivery_id is not None, destination is not None].count(True) != 1:
         msg = "name one delivery (its id stands in `deliveries`), a --destination, or use --all"
         raise click.UsageError(msg)
     database = _database(_settings(config, data_dir))
-    number = delivery.retry(database, delivery_id, destination)
+    number = retrying.retry(database, delivery_id, destination)
     click.echo(f"{number} due again")
     if everything:
         with database.write() as session:
@@ -371,6 +372,8 @@ def conformance(config: Path | None, data_dir: Path | None, out: TextIO) -> None
     out.write(render(_settings(config, data_dir)))
 
 
+cli.add_command(account)
+cli.add_command(token)
 cli.add_command(deliveries)
 cli.add_command(quarantine)
 cli.add_command(retention)

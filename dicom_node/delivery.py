@@ -20,7 +20,6 @@ from dicom_node.backoff import backoff, is_past, longest_lease, longest_pause
 from dicom_node.commitment.asking import Asker
 from dicom_node.commitment.forgetting import Forgetter
 from dicom_node.commitment.reporting import Reporter
-from dicom_node.errors import OperatorError
 from dicom_node.loop import run_loop, wait_for
 from dicom_node.planning import ENDED, plan_substitute
 from dicom_node.rejection import end_if_withdrawn
@@ -307,48 +306,6 @@ def _end_deliveries(session: Session, destination: Destination) -> None:
     )
     for delivery in session.scalars(query):
         advance(session, delivery, DeliveryState.DEAD, error="the destination was removed")
-
-
-def retry(
-    database: Database, delivery_id: int | None = None, destination: str | None = None
-) -> int:
-    """Make rejected and dead deliveries due again; return how many it were.
-
-    All of them, unless one is named or one destination. Destinations that are paused are tried at
-    once. Raises OperatorError when no destination has that name.
-    """
-    enabled = select(Destination).where(Destination.enabled)
-    if destination is not None:
-        enabled = enabled.where(Destination.name == destination)
-    with database.write() as session:
-        rows = {row.id: row for row in session.scalars(enabled.with_for_update())}
-        if destination is not None and not rows:
-            msg = f"no destination is named {destination!r}: `dicom-node check` lists them"
-            raise OperatorError(msg)
-        query = select(Delivery).where(
-            Delivery.state.in_((DeliveryState.REJECTED, DeliveryState.DEAD)),
-            Delivery.destination_id.in_(rows),
-        )
-        if delivery_id is not None:
-            query = query.where(Delivery.id == delivery_id)
-        found = session.scalars(query.order_by(Delivery.id)).all()
-        touched = {each.destination_id for each in found} if delivery_id is not None else set(rows)
-        for key in touched:
-            circuit.end_pause(rows[key])
-        number = sum(_due_again(session, delivery) for delivery in found)
-        if number:
-            details = {"deliveries": number, "delivery": delivery_id, "destination": destination}
-            record(session, AuditAction.DELIVERIES_DUE_AGAIN, "due", details=details)
-        return number
-
-
-def _due_again(session: Session, delivery: Delivery) -> bool:
-    """Make a delivery due with new attempts, and remember that the object may have arrived.
-
-    A rejected one did not; after an attempt without an answer nobody knows (models.rejection).
-    """
-    tried = min(delivery.attempts, 1) if delivery.state is DeliveryState.DEAD else 0
-    return advance(session, delivery, DeliveryState.DUE, attempts=tried, next_attempt_at=utc_now())
 
 
 def _steps(

@@ -28,11 +28,12 @@ from rows import (
 from senders import store
 from sqlalchemy import select, update
 
-from dicom_node.delivery import Deliverer, retry, synchronise_destinations
+from dicom_node.delivery import Deliverer, synchronise_destinations
 from dicom_node.demo.pacs import StoragePacs
 from dicom_node.ledger import compute
 from dicom_node.planning import delivered_studies, plan_deliveries
 from dicom_node.results import ResultFilter, results
+from dicom_node.retrying import retry
 from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction
 from models.delivery import Delivery, Destination

@@ -15,8 +15,9 @@ from rows import SR, open_database
 from servers import free_port
 from sqlalchemy import select, update
 
-from dicom_node.delivery import Deliverer, backoff, retry, synchronise_destinations
+from dicom_node.delivery import Deliverer, backoff, synchronise_destinations
 from dicom_node.demo.pacs import StoragePacs
+from dicom_node.retrying import retry
 from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now

@@ -15,9 +15,10 @@ from sqlalchemy import update
 
 from dicom_node import circuit
 from dicom_node.backoff import backoff
-from dicom_node.delivery import Deliverer, retry, synchronise_destinations
+from dicom_node.delivery import Deliverer, synchronise_destinations
 from dicom_node.demo.pacs import StoragePacs
 from dicom_node.errors import OperatorError
+from dicom_node.retrying import retry
 from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction
 from models.base import utc_now

@@ -11,11 +11,11 @@ from rejection_bench import STUDY, Bench, image
 from rejection_notes import QUALITY, RETENTION, SAFETY, WORKLIST, rejection_note
 from sqlalchemy import delete
 
-from dicom_node.delivery import retry
 from dicom_node.errors import OperatorError
 from dicom_node.merge import PatientIdentity, merge
 from dicom_node.quarantine import Operator, correct, release
 from dicom_node.queue import JobQueue
+from dicom_node.retrying import retry
 from models.audit import AuditAction
 from models.delivery import Delivery
 from models.imaging import Instance, Study
