@@ -201,7 +201,8 @@ def _end(watch: psutil.Popen) -> None:
 
 _LEASE = {"lease_seconds": 2.0}
 _SHORT = _LEASE | {"unclaimed_seconds": 6.0}
-_LIMITED = _LEASE | {"soft_time_limit_seconds": 4.0, "hard_time_limit_seconds": 6.0}
+# Far above the second that an analysis takes: on a busy machine it takes some.
+_LIMITED = _LEASE | {"soft_time_limit_seconds": 10.0, "hard_time_limit_seconds": 12.0}
 
 
 def test_a_worker_survives_a_cut_connection_and_a_frozen_broker(workers: Workers) -> None:
@@ -286,9 +287,9 @@ def test_a_job_that_hangs_beyond_the_hard_limit_is_ended_and_done_again(workers:
     began = time.monotonic()
     other = bench.add_job()
     bench.wait_for_end(other)
-    assert time.monotonic() - began >= 4
+    assert time.monotonic() - began >= 10
     assert not hanging.is_running()
-    assert re.search(r"Hard time limit \(6(\.0)?s\) exceeded", bench.log.read_text())
+    assert re.search(r"Hard time limit \(12(\.0)?s\) exceeded", bench.log.read_text())
     bench.wait_for_end(job_id)
     assert bench.job(job_id).attempts == 2
 
