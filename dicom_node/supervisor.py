@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -166,8 +167,13 @@ class Supervisor:
 
     def _health(self) -> str | None:
         web = self._settings.web
-        host = "127.0.0.1" if web.host == "0.0.0.0" else web.host  # noqa: S104  compared, not bound
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(web.host, web.host)  # noqa: S104  compared
         connection = http.client.HTTPConnection(host, web.port, timeout=5)
+        if web.certificate is not None:
+            # Whether it answers is asked, not who it is: the certificate names another host.
+            itself = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            itself.check_hostname, itself.verify_mode = False, ssl.CERT_NONE
+            connection = http.client.HTTPSConnection(host, web.port, timeout=5, context=itself)
         try:
             connection.request("GET", "/api/v1/health")
             answer = connection.getresponse()

@@ -21,6 +21,17 @@ class Role(StrEnum):
     ADMIN = "admin"  # accounts and tokens, export of the audit
 
 
+class Scope(StrEnum):
+    """What an API token may be limited to."""
+
+    RESULTS = "results"  # studies, images, figures
+    WORKLIST = "worklist"  # claim, read, feedback
+    DELIVERIES = "deliveries"
+    AUDIT = "audit"
+    SYSTEM = "system"  # ledger, destinations, workers
+    ACCOUNTS = "accounts"
+
+
 class Account(Base):
     """A person or a program with a name, from here or from an identity provider.
 

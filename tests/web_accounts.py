@@ -42,9 +42,9 @@ class Browser:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of a script of our own page, on a node without TLS."""
+        """The headers of a script of our own page, whether the node has TLS or not."""
         return {
-            "Cookie": f"{SESSION}={self.secret}",
+            "Cookie": f"{SESSION}={self.secret}; __Host-{SESSION}={self.secret}",
             "Sec-Fetch-Site": "same-origin",
             "X-CSRF-Token": csrf.token_of(self.secret),
         }

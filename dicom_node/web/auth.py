@@ -1,25 +1,15 @@
 """Who asks, and whether that may: every route names the least role and the scope it needs."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, Protocol
 
 from starlette.requests import HTTPConnection
 
-from models.account import Role
+from models.account import Role, Scope
+
+__all__ = ["Principal", "Requires", "Scope"]
 
 _ROLES: Final = tuple(Role)
-
-
-class Scope(StrEnum):
-    """What an API token may be limited to."""
-
-    RESULTS = "results"  # studies, images, figures
-    WORKLIST = "worklist"  # claim, read, feedback
-    DELIVERIES = "deliveries"
-    AUDIT = "audit"
-    SYSTEM = "system"  # ledger, destinations, workers
-    ACCOUNTS = "accounts"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request, status
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
@@ -68,6 +68,7 @@ def install(app: FastAPI) -> None:
     """Have every error of the application answered like that."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(WebSocketRequestValidationError, _channel_validation)
     app.add_exception_handler(NodeError, _node)
     app.add_exception_handler(SQLAlchemyError, _database)
     app.add_exception_handler(Exception, _unexpected)
@@ -123,6 +124,10 @@ async def _validation(request: Request, error: Exception) -> Response:
         request, status.HTTP_422_UNPROCESSABLE_CONTENT, f"not understood: {names}", errors=errors
     )
     return await _deliver(request, said)
+
+
+async def _channel_validation(channel: WebSocket, _error: Exception) -> None:
+    await channel.close(_POLICY_VIOLATION, "not understood")
 
 
 def _place(error: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -19,11 +19,13 @@ from delivery_bench import Bench
 from rows import add_destination, open_database, outcomes
 from servers import free_port, wait_until
 from sqlalchemy import update
+from web_accounts import bearer
 
 from dicom_node import circuit
 from dicom_node.cli import cli
 from dicom_node.deliveries import DeliveryFilter, deliveries
 from dicom_node.web.app import create_app
+from models.account import Role, Scope
 from models.audit import AuditAction
 from models.base import utc_now
 from models.delivery import Delivery, Destination
@@ -67,7 +69,8 @@ Get = Callable[..., tuple[int, Any]]
 
 @contextmanager
 def _web(bench: Bench) -> Iterator[Get]:
-    """Serve the application and yield a function that returns status and JSON of a path."""
+    """Serve the application; yield a function that gives status and JSON of a path to operators."""
+    headers = bearer(bench.database, Role.OPERATOR, Scope.DELIVERIES, Scope.SYSTEM)
     port = free_port()
     app = create_app(bench.settings, bench.database)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
@@ -77,7 +80,7 @@ def _web(bench: Bench) -> Iterator[Get]:
     def get(path: str, **query: object) -> tuple[int, Any]:
         connection = HTTPConnection("127.0.0.1", port, timeout=20)
         try:
-            connection.request("GET", f"/api/v1/{path}?{urlencode(query)}")
+            connection.request("GET", f"/api/v1/{path}?{urlencode(query)}", headers=headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
         finally:
