@@ -14,26 +14,21 @@ from dicom_node.delivery_commands import deliveries
 from dicom_node.errors import NodeError
 from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
+from dicom_node.monitoring_commands import drift
 from dicom_node.operator_commands import patient, quarantine
 from dicom_node.options import common as _common
 from dicom_node.options import listing as _listing
 from dicom_node.options import open_database as _database
+from dicom_node.options import serve_as
 from dicom_node.options import settings_of as _settings
 from dicom_node.storage_commands import backup, retention, scrub
 from dicom_node.study_commands import replay
 from models.files import keep_files_private
-from models.log import set_up_logging
 from models.sections import DestinationSettings
 from models.session import Database
 from models.settings import Settings
 
 _USAGE = 2
-
-
-def _serve(role: str) -> None:
-    """Prepare a long-running process: its log, and files that only owner and group can read."""
-    keep_files_private()
-    set_up_logging(role)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +53,7 @@ def up(
     from dicom_node.supervisor import Supervisor
 
     settings = _with_options(_settings(config, data_dir), **options)
-    _serve("up")
+    serve_as("up", settings)
     Supervisor(settings).run(stop_on_signals())
 
 
@@ -97,7 +92,7 @@ def listen(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node import listeners
 
     settings = _settings(config, data_dir)
-    _serve("listen")
+    serve_as("listen", settings)
     # Each process opens the database for itself: connections do not survive a fork.
     listeners.run(settings, lambda: Database(settings.effective_database_url), stop_on_signals())
 
@@ -110,7 +105,7 @@ def dispatch(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node.queue import JobQueue
 
     settings = _settings(config, data_dir)
-    _serve("dispatch")
+    serve_as("dispatch", settings)
     queue = JobQueue(settings.effective_broker_url)
     dispatcher = Dispatcher(settings, _database(settings), queue)
     run_loop(dispatcher.step, stop_on_signals(), settings.dispatch.poll_seconds)
@@ -123,7 +118,7 @@ def deliver(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node import delivery
 
     settings = _settings(config, data_dir)
-    _serve("deliver")
+    serve_as("deliver", settings)
     database = _database(settings)
     delivery.synchronise_destinations(database, settings)
     delivery.run(settings, database, stop_on_signals())
@@ -136,7 +131,7 @@ def web(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node.web import serve
 
     settings = _settings(config, data_dir)
-    _serve("web")
+    serve_as("web", settings)
     serve.run(settings, _database(settings))
 
 
@@ -376,6 +371,7 @@ cli.add_command(account)
 cli.add_command(token)
 cli.add_command(deliveries)
 cli.add_command(quarantine)
+cli.add_command(drift)
 cli.add_command(retention)
 cli.add_command(scrub)
 db.add_command(backup)

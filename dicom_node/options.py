@@ -6,6 +6,9 @@ from pathlib import Path
 import click
 
 from dicom_node.listing import Format
+from models.files import keep_files_private
+from models.log import set_up_logging
+from models.running import register
 from models.session import Database
 from models.settings import Settings, load_settings
 
@@ -47,6 +50,14 @@ def settings_of(config: Path | None, data_dir: Path | None) -> Settings:
         return load_settings(config, data_dir=data_dir)
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
+
+
+def serve_as(role: str, settings: Settings) -> None:
+    """Prepare a long-running process: its log, its place in the metrics, and private files."""
+    keep_files_private()
+    log = settings.log
+    set_up_logging(role, level=log.level, as_json=log.format == "json")
+    register(settings.data_dir, role)
 
 
 def open_database(settings: Settings) -> Database:

@@ -81,6 +81,11 @@ def make_runtime(settings: Settings) -> tasks.Runtime:
     )
 
 
+def _log_as(settings: Settings) -> None:
+    log = settings.log
+    set_up_logging("worker", level=log.level, as_json=log.format == "json")
+
+
 class _Process:
     """The runtime of this process, made when Celery starts the process."""
 
@@ -91,7 +96,7 @@ class _Process:
         self._loaded = multiprocessing.Value("i", 0)
 
     def start(self, **_signal: Any) -> None:  # noqa: ANN401  Celery's signal arguments
-        set_up_logging()
+        _log_as(self._settings)
         self._runtime = make_runtime(self._settings)
         with self._loaded.get_lock():
             self._loaded.value += 1
@@ -140,7 +145,7 @@ def register(app: Celery, settings: Settings) -> None:
 
 def run_worker(settings: Settings) -> None:
     """Run worker processes until SIGTERM; a running job is finished first."""
-    set_up_logging()
+    _log_as(settings)
     verify_models(settings)
     app = make_app(settings)
     register(app, settings)

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from models.files import keep_files_private
 from models.log import set_up_logging
+from models.running import register
 from models.settings import Settings, load_settings
 from worker.errors import BundleError
 
@@ -114,10 +115,12 @@ def run(*, config: Path | None, data_dir: Path | None, unwatched: bool) -> None:
     """
     keep_files_private()
     settings = _settings(config, data_dir)
+    if not unwatched:
+        register(settings.data_dir, "worker")
     if not unwatched and settings.worker.unclaimed_seconds:
         from worker.watch import run_watched
 
-        set_up_logging("watch")
+        set_up_logging("watch", level=settings.log.level, as_json=settings.log.format == "json")
         sys.exit(run_watched(settings, _unwatched(config, data_dir)))
     from worker.celery_app import run_worker
 

@@ -20,6 +20,7 @@ from models.audit import AuditAction, record
 from models.files import header_path
 from models.imaging import SET_ASIDE, Instance, Study
 from models.job import Job
+from models.log import bind
 from models.reasons import SENTENCES, Reason
 from models.result import Analysis, Artifact, newest_analyses, unanalysed_instances
 from models.session import Database
@@ -142,7 +143,7 @@ def _leased(job_id: int, runtime: Runtime) -> Iterator[Job | None]:
         log.info("job %d: not to be had, message dropped", job_id)
         yield None
         return
-    with heartbeat(runtime.database, job_id, lease_seconds):
+    with bind(job_id=job_id), heartbeat(runtime.database, job_id, lease_seconds):
         try:
             try:
                 yield job

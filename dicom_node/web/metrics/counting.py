@@ -20,6 +20,7 @@ from models.base import Base
 from models.session import Database
 
 PORTION: Final = 50_000  # ids read by one statement
+FRESH: Final = 5_000  # the newest ids that a first look takes for unsettled
 # A row may be committed after one with a higher id was seen. For so long a look reads again.
 SETTLE_SECONDS: Final = 120.0
 
@@ -82,7 +83,7 @@ class RowCounter:
         now = self.monotonic()
         if not self._seen:
             self._seen.append((now, top))
-            return max(0, top - PORTION)
+            return max(0, top - FRESH)
         self._seen.append((now, top))
         while len(self._seen) > 1 and self._seen[1][0] <= now - SETTLE_SECONDS:
             self._seen.popleft()
