@@ -21,6 +21,7 @@ from dicom_node.commitment.asking import Asker
 from dicom_node.commitment.forgetting import Forgetter
 from dicom_node.commitment.reporting import Reporter
 from dicom_node.loop import run_loop, wait_for
+from dicom_node.message_order import end_if_replaced, is_in_order
 from dicom_node.planning import ENDED, plan_substitute
 from dicom_node.rejection import end_if_withdrawn
 from dicom_node.senders.base import Contact, Parcel, Receiver, Sender, SendResult, Verdict
@@ -136,6 +137,7 @@ class Deliverer:
                 Delivery.state == DeliveryState.DUE,
                 is_past(Delivery.next_attempt_at, longest_pause(self._settings)),
                 (Artifact.kind != ArtifactKind.SR) | ~open_segmentation.exists(),
+                is_in_order(),
             )
             .order_by(*([Delivery.attempts] if is_probe else []), *order)
             .limit(limit)
@@ -174,7 +176,7 @@ class Deliverer:
             )
             for delivery_id in ids[:allowed]:
                 delivery = session.get_one(Delivery, delivery_id)
-                if end_if_withdrawn(session, delivery):
+                if end_if_withdrawn(session, delivery) or end_if_replaced(session, delivery):
                     continue
                 if delivery.state is DeliveryState.DUE and advance(
                     session,

@@ -26,6 +26,14 @@ from models.states import CircuitState
 RENEWAL_DAYS: Final = 14.0  # a certificate that ends sooner is a finding
 
 
+_ANSWERS: Final = {
+    "dicom": "answers C-ECHO",
+    "stow": "answers QIDO-RS",
+    "hl7": "takes connections",
+    "fhir": "answers with its CapabilityStatement",
+}
+
+
 @dataclass(frozen=True)
 class Finding:
     """One part of the node and whether it works; `detail` says what to do when it does not."""
@@ -112,7 +120,7 @@ def check_destination(
     pause = _pause_of(database, destination.name)
     if problem:
         raise RuntimeError("; ".join(filter(None, (problem, pause))))
-    what = "answers C-ECHO" if destination.url is None else "answers QIDO-RS"
+    what = _ANSWERS[destination.protocol]
     again = f"`dicom-node retry --destination {destination.name}` ends the pause"
     return f"{what}; {pause}: {again}" if pause else what
 

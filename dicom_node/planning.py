@@ -1,12 +1,15 @@
 """What goes where: results become due, and a study is delivered when they arrived. Rows only."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.intake import is_another_patient
 from dicom_node.rejection import plan_notes
+from dicom_node.routing import EARLIER, StudyFacts, route
+from dicom_node.study_facts import facts_of
 from models.audit import AuditAction, record
 from models.base import advance
 from models.delivery import Delivery, Destination, waits_for_commitment
@@ -16,10 +19,13 @@ from models.rejection import WithdrawnArtifact
 from models.result import Analysis, Artifact, ReportedAnalysis, newest_analyses
 from models.sections import DestinationSettings
 from models.settings import Settings
-from models.states import ArtifactKind, DeliveryState, JobState, StudyState
+from models.states import MESSAGES, ArtifactKind, DeliveryState, JobState, StudyState
 
 ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
-NOT_ARRIVED = tuple(state for state in DeliveryState if state not in ARRIVED)
+# What was withdrawn never will; its artifact was, or a newer message took its place.
+NOT_ARRIVED = tuple(
+    state for state in DeliveryState if state not in {*ARRIVED, DeliveryState.WITHDRAWN}
+)
 ENDED = (
     DeliveryState.SENT,
     DeliveryState.COMMITTED,
@@ -43,8 +49,18 @@ def studies_with_report(session: Session) -> Sequence[Study]:
     ).all()
 
 
+@dataclass
+class _Planned:
+    """How many deliveries were made, and by destination why it gets what it gets."""
+
+    deliveries: int = 0
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+
 def kinds_for(destination: DestinationSettings) -> frozenset[ArtifactKind]:
-    """Return which objects a destination gets; a capture may still follow for a refused SEG."""
+    """Return what a destination gets; a capture may still follow for a refused SEG."""
+    if destination.takes_messages:
+        return frozenset({ArtifactKind(destination.protocol)})
     takes_segmentations = destination.segmentations == "always"
     wanted = {
         ArtifactKind.SR: True,
@@ -68,7 +84,7 @@ def plan_deliveries(session: Session, settings: Settings, study: Study) -> bool:
     if not advance(session, study, to):
         return False
     results = _reported(session, study)
-    planned = _plan(session, settings, results) + plan_notes(session, settings, study)
+    planned = _plan(session, settings, study, results)
     _record_planned(session, study, "planned", len(results), planned)
     return True
 
@@ -127,22 +143,59 @@ def plan_segmentations(session: Session, settings: Settings, study: Study) -> in
             Artifact.purged_at.is_(None),
         )
     ).all()
-    planned = _plan(session, settings, results) + plan_notes(session, settings, study)
-    if planned:
+    planned = _plan(session, settings, study, results)
+    if planned.deliveries:
         _record_planned(session, study, "planned without report", len(results), planned)
-    return planned
+    return planned.deliveries
 
 
-def _plan(session: Session, settings: Settings, results: Iterable[Artifact]) -> int:
-    """Make each result due where it is wanted and not due yet, SEG first; return how many."""
+def _plan(
+    session: Session, settings: Settings, study: Study, results: Iterable[Artifact]
+) -> _Planned:
+    """Make each result due where it is wanted and not due yet, SEG first; our notes too."""
     ordered = sorted(results, key=lambda it: (it.kind is not ArtifactKind.SEG, it.id))
-    wanted = {each.name: kinds_for(each) for each in settings.destinations}
-    planned = 0
+    known = {each.name: each for each in settings.destinations}
+    is_asked = bool(settings.routes) or any(each.takes_messages for each in settings.destinations)
+    facts = facts_of(session, settings, study) if is_asked else StudyFacts()
+    before = _receivers_before(session, study) if is_asked else frozenset[int]()
+    routed = route(settings.routes, facts).destinations
+    planned = _Planned()
     for destination in session.scalars(select(Destination).where(Destination.enabled)).all():
-        kinds = wanted.get(destination.name, _USUAL)  # of another host's settings
+        own = known.get(destination.name)
+        reasons = list(routed.get(destination.name, ()))
+        if destination.id in before:
+            reasons.append(EARLIER)
+        elif own is not None and own.takes_messages and not _is_told(own, facts):
+            continue
+        if settings.routes:
+            if not reasons:
+                continue
+            planned.reasons[destination.name] = reasons
+        kinds = _USUAL if own is None else kinds_for(own)  # None: of another host's settings
         chosen = [artifact.id for artifact in ordered if artifact.kind in kinds]
-        planned += _make_due(session, destination.id, chosen)
+        planned.deliveries += _make_due(session, destination.id, chosen)
+    planned.deliveries += plan_notes(session, settings, study)
     return planned
+
+
+def _is_told(destination: DestinationSettings, facts: StudyFacts) -> bool:
+    return facts.state == "analysed" or destination.not_analysed == "always"
+
+
+def _receivers_before(session: Session, study: Study) -> frozenset[int]:
+    """Return the ids of the destinations that have, or may have, an earlier result of the study.
+
+    They hear of its corrections, whatever the routes say of the new figure.
+    """
+    never_sent = (Delivery.state == DeliveryState.WITHDRAWN) & (Delivery.attempts == 0)
+    query = select(Delivery.destination_id).join(Artifact)
+    return frozenset(session.scalars(query.where(_of_study(study), ~never_sent).distinct()))
+
+
+def _of_study(study: Study) -> ColumnElement[bool]:
+    """Return the condition that an artifact is of the study, or of an image in it."""
+    analyses = select(Analysis.id).join(Instance).join(Series).where(Series.study_id == study.id)
+    return or_(Artifact.study_id == study.id, Artifact.analysis_id.in_(analyses))
 
 
 def _has_report(session: Session, study: Study) -> bool:
@@ -155,7 +208,7 @@ def _has_report(session: Session, study: Study) -> bool:
 
 
 def _reported(session: Session, study: Study) -> Sequence[Artifact]:
-    """Return the reports and pages of the study, and what is of the images that they speak of.
+    """Return reports, pages and messages of the study, and what is of the images they speak of.
 
     Without those of an image that is another patient's: its correction is not here yet.
     """
@@ -177,7 +230,7 @@ def _reported(session: Session, study: Study) -> Sequence[Artifact]:
     }
     of_study = and_(
         Artifact.study_id == study.id,
-        Artifact.kind.in_((ArtifactKind.SR, ArtifactKind.PDF)),
+        Artifact.kind.in_((ArtifactKind.SR, ArtifactKind.PDF, *MESSAGES)),
         Artifact.revision.not_in(of_another),
     )
     analyses = {key for revision, key, _ in spoken_of if revision not in of_another}
@@ -221,18 +274,19 @@ def plan_substitute(session: Session, refused: Delivery) -> None:
     planned = _make_due(session, refused.destination_id, captures)
     if planned:
         study = artifact.analysis.instance.series.study
-        _record_planned(session, study, "planned", planned, planned)
+        _record_planned(session, study, "planned", planned, _Planned(planned))
 
 
 def _record_planned(
-    session: Session, study: Study, outcome: str, artifacts: int, deliveries: int
+    session: Session, study: Study, outcome: str, artifacts: int, planned: _Planned
 ) -> None:
+    details: dict[str, object] = {"artifacts": artifacts, "deliveries": planned.deliveries}
     record(
         session,
         AuditAction.DELIVERIES_PLANNED,
         outcome,
         study_instance_uid=study.study_instance_uid,
-        details={"artifacts": artifacts, "deliveries": deliveries},
+        details=details | ({"routes": planned.reasons} if planned.reasons else {}),
     )
 
 
@@ -245,10 +299,11 @@ def plan_missing(session: Session, settings: Settings, study: Study, planned: in
     """
     results = _reported(session, study)
     savepoint = session.begin_nested()
-    made = _plan(session, settings, results) + plan_notes(session, settings, study)
+    made = _plan(session, settings, study, results)
+    number = made.deliveries
     if planned is None:
         _record_planned(session, study, "planned", len(results), made)
-    elif not made or made != planned - _planned_now(session, study, made):
+    elif not number or number != planned - _planned_now(session, study, number):
         savepoint.rollback()
         return False
     savepoint.commit()
@@ -257,9 +312,7 @@ def plan_missing(session: Session, settings: Settings, study: Study, planned: in
 
 def _planned_now(session: Session, study: Study, made: int) -> int:
     """Return how many deliveries a study had before `made` were added."""
-    analyses = select(Analysis.id).join(Instance).join(Series).where(Series.study_id == study.id)
-    of_study = or_(Artifact.study_id == study.id, Artifact.analysis_id.in_(analyses))
-    all_of_it = select(func.count()).select_from(Delivery).join(Artifact).where(of_study)
+    all_of_it = select(func.count()).select_from(Delivery).join(Artifact).where(_of_study(study))
     return (session.scalar(all_of_it) or 0) - made
 
 

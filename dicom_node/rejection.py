@@ -30,6 +30,7 @@ from models.result import Analysis, Artifact, ReportedAnalysis, newest_analyses,
 from models.session import Database
 from models.settings import Settings
 from models.states import (
+    MESSAGES,
     ArtifactKind,
     DeliveryState,
     InstanceState,
@@ -237,7 +238,7 @@ def _stop_sending(
         Artifact.study_id == study.id,
         Artifact.revision.in_(revisions),
         Artifact.kind != ArtifactKind.KO,
-        Artifact.sop_instance_uid.is_not(None),
+        Artifact.sop_instance_uid.is_not(None) | Artifact.kind.in_(MESSAGES),
     )
     found = {*session.scalars(of_images), *session.scalars(documents)}
     known = select(WithdrawnArtifact).where(WithdrawnArtifact.artifact_id.in_(found))

@@ -13,8 +13,8 @@ from models.base import advance, utc_now
 from models.imaging import Instance, Series, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
-from models.rejection import untold
-from models.result import Artifact, ReportedAnalysis, newest_analyses
+from models.rejection import has_untold_message, untold
+from models.result import Artifact, ReportedAnalysis, newest_analyses, unanalysed_instances
 from models.sections import DispatchSettings
 from models.settings import Settings
 from models.states import (
@@ -88,7 +88,7 @@ def settle(session: Session, settings: Settings, study: Study) -> bool:
         _decide_for_processing(session, settings, waiting, instances)
         return True
     analyses = newest_analyses(session, study.id)
-    if not analyses and not untold(session, study.id, with_reports=True):
+    if not analyses and not _is_to_be_told(session, settings, study):
         return advance(session, study, StudyState.CLOSED)
     add_shadow_jobs(session, settings.shadow, analyses)
     if analyses and study.revision and _reported(session, study) == {row.id for row in analyses}:
@@ -98,6 +98,18 @@ def settle(session: Session, settings: Settings, study: Study) -> bool:
         return False
     session.add(Job(kind=JobKind.REPORT, study_id=study.id, revision=revision))
     return True
+
+
+def _is_to_be_told(session: Session, settings: Settings, study: Study) -> bool:
+    """Say whether a study without any analysed image has something for receivers.
+
+    What they may have of it counts no more, or one wants to hear why there is nothing.
+    """
+    if untold(session, study.id, with_reports=True) or has_untold_message(session, study.id):
+        return True
+    return settings.tells_not_analysed and any(
+        row.reason != Reason.OWN_RESULT.value for row in unanalysed_instances(session, study.id)
+    )
 
 
 def _instances(session: Session, study: Study) -> Sequence[Instance]:

@@ -37,7 +37,8 @@ Wanted = Literal["never", "always"]
 Priority = Literal["HIGH", "MEDIUM", "LOW"]  # Scheduled Procedure Step Priority (0074,1200)
 PurgeableState = Literal["analysed", "not_analysed", "failed", "withdrawn", "superseded"]
 Description = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]+$")]  # LO
-MessageText = Annotated[str, Field(max_length=180, pattern=r"^[^\x00-\x1f]*$")]  # HL7 v2, HD
+# HL7 v2 HD: a name, or name^universal ID^type of it.
+MessageText = Annotated[str, Field(max_length=180, pattern=r"^[^|~\\\x00-\x1f]*$")]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ColumnElement, ForeignKey, Index, String, select
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, aliased, mapped_column, relationship
 
 from models.audit import AuditAction, record
 from models.base import Base, Primary, Timestamp, Uid, UtcDateTime, utc_now
@@ -12,7 +12,7 @@ from models.delivery import Delivery
 from models.imaging import Instance, Study
 from models.reasons import Reason
 from models.result import Artifact
-from models.states import DeliveryState, InstanceState
+from models.states import MESSAGES, DeliveryState, InstanceState
 
 KEY_OBJECT: Final = "1.2.840.10008.5.1.4.1.1.88.59"  # Key Object Selection Document Storage
 _MAY_BE_THERE = (DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.COMMITTED)
@@ -136,6 +136,7 @@ def untold(session: Session, study_id: int, *, with_reports: bool) -> list[Withd
             WithdrawnArtifact.study_id == study_id,
             WithdrawnArtifact.note_id.is_(None),
             WithdrawnArtifact.reason != Reason.UPDATED.value,
+            Artifact.sop_instance_uid.is_not(None),  # a note names no message
             WithdrawnArtifact.artifact_id.in_(select(Delivery.artifact_id).where(_may_be_there())),
         )
         .order_by(WithdrawnArtifact.artifact_id)
@@ -143,6 +144,36 @@ def untold(session: Session, study_id: int, *, with_reports: bool) -> list[Withd
     if not with_reports:
         query = query.where(Artifact.study_id.is_(None))
     return list(session.scalars(query))
+
+
+def has_untold_message(session: Session, study_id: int) -> bool:
+    """Say whether a receiver may have a message of a study that stands no more, and the last word.
+
+    Its images were withdrawn or replaced since, and no newer message says so.
+    """
+    newer = aliased(Artifact)
+    stands = (
+        select(newer.id)
+        .where(
+            newer.study_id == Artifact.study_id,
+            newer.kind == Artifact.kind,
+            newer.revision > Artifact.revision,
+            newer.id.not_in(select(WithdrawnArtifact.artifact_id)),
+        )
+        .correlate(Artifact)
+    )
+    query = (
+        select(Artifact.id)
+        .join(WithdrawnArtifact, WithdrawnArtifact.artifact_id == Artifact.id)
+        .where(
+            Artifact.study_id == study_id,
+            Artifact.kind.in_(MESSAGES),
+            Artifact.id.in_(select(Delivery.artifact_id).where(_may_be_there())),
+            ~stands.exists(),
+        )
+        .limit(1)
+    )
+    return session.scalar(query) is not None
 
 
 def receivers_of_note(session: Session, note_id: int) -> set[int]:

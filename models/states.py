@@ -103,6 +103,9 @@ class ArtifactKind(StrEnum):
     KO = "ko"  # our rejection note: takes back objects made from a rejected image
 
 
+MESSAGES: Final = (ArtifactKind.HL7, ArtifactKind.FHIR)
+
+
 class ReadingState(StrEnum):
     """How far the reading of a study is, for its newest report."""
 

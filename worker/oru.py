@@ -98,8 +98,8 @@ def _header(content: MessageContent, body: Iterable[Segment]) -> Segment:
     identity = encoded(body).decode()
     return header(
         {
-            3: escaped(settings.sending_application),
-            4: escaped(settings.sending_facility),
+            3: settings.sending_application,
+            4: settings.sending_facility,
             7: created,
             9: "ORU^R01^ORU_R01",
             10: digest(created, identity, length=_CONTROL_ID),
@@ -161,7 +161,7 @@ def _order(content: MessageContent, status: str) -> Segment:
         "OBR",
         {
             1: "1",
-            3: components(filler, settings.sending_application),
+            3: components(filler, settings.sending_application.partition("^")[0]),
             4: _coded(codes.REPORT_TITLE),
             7: _moment(Moment.of(ds)),
             18: escaped(str(ds.get("AccessionNumber") or "")),

@@ -20,6 +20,7 @@ from dicom_node.senders.headers import headers_of
 from dicom_node.senders.http_line import HttpLine, why
 from dicom_node.senders.store_response import HttpAnswer, judge_answer, meaning_of
 from dicom_node.senders.stored import transfer_syntax
+from dicom_node.senders.turns import in_turn, unanswered, unreached
 from dicom_node.tls import client_context
 from models.sections import DestinationSettings, TlsSettings
 from models.settings import Settings
@@ -51,18 +52,10 @@ class StowSender:
         try:
             headers, line = headers_of(self.destination), self._line()
         except StartError as error:
-            yield from (_unreached(parcel, str(error)) for parcel in parcels)
+            yield from (unreached(parcel, str(error)) for parcel in parcels)
             return
-        problem: str | None = None
         try:
-            for parcel in parcels:
-                if problem is not None:
-                    yield _unreached(parcel, problem)
-                    continue
-                result = self._send_one(line, headers, parcel)
-                if result.contact in {Contact.UNREACHED, Contact.OFFERED}:
-                    problem = result.error
-                yield result
+            yield from in_turn(parcels, lambda parcel: self._send_one(line, headers, parcel))
         finally:
             line.close()
 
@@ -80,7 +73,7 @@ class StowSender:
         try:
             line.connect()
         except OSError as error:
-            return _unreached(parcel, f"{self.address.host} cannot be reached: {why(error)}")
+            return unreached(parcel, f"{self.address.host} cannot be reached: {why(error)}")
         told = {**headers, "Accept": _MEDIA_TYPE, "Content-Type": body.media_type}
         try:
             answer = line.ask(
@@ -88,10 +81,8 @@ class StowSender:
             )
         except (OSError, HTTPException):
             if problem := line.tls_problem():
-                return _unreached(parcel, f"{self.address.host} cannot be reached: {problem}")
-            return SendResult(
-                parcel.delivery_id, Verdict.RETRY, error=_NO_ANSWER, contact=Contact.OFFERED
-            )
+                return unreached(parcel, f"{self.address.host} cannot be reached: {problem}")
+            return unanswered(parcel, _NO_ANSWER)
         return judge_answer(parcel.delivery_id, parcel.sop_instance_uid, answer)
 
     def echo(self, _receiver: Receiver) -> str | None:
@@ -122,10 +113,6 @@ def _problem(answer: HttpAnswer) -> str | None:
     meaning = meaning_of(answer.code)
     advice = meaning.sentence if meaning.verdict is Verdict.RETRY else "a query was refused"
     return f"QIDO-RS was answered {answer.code}: {advice}"
-
-
-def _unreached(parcel: Parcel, error: str) -> SendResult:
-    return SendResult(parcel.delivery_id, Verdict.RETRY, error=error, contact=Contact.UNREACHED)
 
 
 @dataclass(frozen=True)

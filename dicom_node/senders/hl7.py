@@ -1,0 +1,147 @@
+"""HL7 v2 over MLLP: sends stored messages one by one and waits for each acknowledgement."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from dicom_node.errors import StartError
+from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
+from dicom_node.senders.hl7_answer import Acknowledgement, judge, read_acknowledgement
+from dicom_node.senders.http_line import why
+from dicom_node.senders.mllp import MllpError, MllpLine
+from dicom_node.senders.turns import damaged, in_turn, unanswered, unreached, unreadable
+from dicom_node.tls import client_context
+from models.sections import DestinationSettings, TlsSettings
+from models.settings import Settings
+from models.web_address import WebAddress
+
+_NO_ANSWER: Final = "the connection ended or timed out before an acknowledgement came"
+_NO_ACKNOWLEDGEMENT: Final = "what came is no acknowledgement of the message"
+_RECEIVING, _CONTROL_ID = (4, 5), 9  # MSH-5, MSH-6 and MSH-10, counted from MSH-1 as 0
+
+
+@dataclass(frozen=True)
+class Hl7Sender:
+    """The client of one HL7 receiver; every wait ends after `timeout_seconds`."""
+
+    destination: DestinationSettings
+    address: WebAddress
+    timeout_seconds: float
+    tls: TlsSettings
+
+    @classmethod
+    def of(cls, settings: Settings, destination: DestinationSettings) -> Self:
+        """Return the sender that the settings describe for a destination with an hl7 URL."""
+        address = WebAddress.parse(destination.url or "")
+        return cls(destination, address, settings.delivery.timeout_seconds, settings.dicom.tls)
+
+    def send(self, _receiver: Receiver, parcels: Sequence[Parcel]) -> Iterator[SendResult]:
+        """Yield one result per parcel. After one without an answer the others are not offered."""
+        try:
+            line = self._line()
+        except StartError as error:
+            yield from (unreached(parcel, str(error)) for parcel in parcels)
+            return
+        talk = _Talk(self.destination, self.address.host, line)
+        try:
+            yield from in_turn(parcels, talk.send_one)
+        finally:
+            line.close()
+
+    def echo(self, _receiver: Receiver) -> str | None:
+        """Open a connection: HL7 v2 has no message that means nothing."""
+        try:
+            line = self._line()
+        except StartError as error:
+            return str(error)
+        try:
+            line.connect()
+            problem = line.tls_problem()
+        except OSError as error:
+            problem = why(error)
+        finally:
+            line.close()
+        return f"{self.address.host} cannot be reached: {problem}" if problem else None
+
+    def _line(self) -> MllpLine:
+        context = client_context(self.tls) if self.address.is_secure else None
+        return MllpLine(self.address, self.timeout_seconds, context)
+
+
+class _Talk:
+    """What is said over one connection, and what was heard before."""
+
+    def __init__(self, destination: DestinationSettings, host: str, line: MllpLine) -> None:
+        self._destination, self._host, self._line = destination, host, line
+        self._answered: set[str] = set()
+
+    def send_one(self, parcel: Parcel) -> SendResult:
+        try:
+            messages = messages_in(parcel.path.read_bytes())
+        except OSError as error:
+            return unreadable(parcel, error)
+        if not messages:
+            return damaged(parcel, "HL7 message")
+        try:
+            self._line.connect()
+        except OSError as error:
+            return unreached(parcel, f"{self._host} cannot be reached: {why(error)}")
+        for message in messages:
+            result = self._exchange(parcel, self._addressed(message))
+            if result.verdict is not Verdict.SENT:
+                return result
+        return result
+
+    def _exchange(self, parcel: Parcel, message: bytes) -> SendResult:
+        """Send one message. What follows an answer that is none of its own is not believed."""
+        control_id = _header(message)[_CONTROL_ID].decode()
+        try:
+            self._line.say(message)
+            said = self._acknowledgement(control_id)
+        except (OSError, MllpError) as error:
+            self._line.close()
+            if problem := self._line.tls_problem():
+                return unreached(parcel, f"{self._host} cannot be reached: {problem}")
+            is_garbage = isinstance(error, MllpError)
+            return unanswered(parcel, _NO_ACKNOWLEDGEMENT if is_garbage else _NO_ANSWER)
+        self._answered.add(control_id)
+        return judge(parcel.delivery_id, said)
+
+    def _acknowledgement(self, control_id: str) -> Acknowledgement:
+        """Return the answer to a message. Raises MllpError, OSError.
+
+        In the enhanced mode a second one may come; it is dropped when the next is waited for.
+        """
+        deadline = self._line.deadline()
+        while True:
+            said = read_acknowledgement(self._line.hear(deadline))
+            if said is not None and said.control_id == control_id:
+                return said
+            if said is None or said.control_id not in self._answered:
+                raise MllpError(_NO_ACKNOWLEDGEMENT)
+
+    def _addressed(self, message: bytes) -> bytes:
+        """Return the message with MSH-5 and 6, which the file leaves to the destination."""
+        names = (self._destination.receiving_application, self._destination.receiving_facility)
+        head, _, body = message.partition(b"\r")
+        fields = head.split(b"|")
+        for number, name in zip(_RECEIVING, names, strict=True):
+            fields[number] = name.encode()
+        return b"|".join(fields) + b"\r" + body
+
+
+def messages_in(data: bytes) -> list[bytes]:
+    """Return the messages of a stored file; none where it holds anything else.
+
+    Every control character within a value is escaped, so a segment ends at a carriage return.
+    """
+    if not data.startswith(b"MSH|"):
+        return []
+    first, *others = data.split(b"\rMSH|")
+    messages = [first, *(b"MSH|" + each for each in others)]
+    ended = [each if each.endswith(b"\r") else each + b"\r" for each in messages]
+    return ended if all(len(_header(each)) > _CONTROL_ID for each in ended) else []
+
+
+def _header(message: bytes) -> list[bytes]:
+    return message.partition(b"\r")[0].split(b"|")
