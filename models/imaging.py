@@ -49,15 +49,12 @@ class Study(Base):
         Index("ix_study_created_at", "created_at"),
         Index("ix_study_study_date", "study_date", "id"),
         Index("ix_study_model_version_id", "model_version_id", "created_at"),
-        # The orders of the worklist: the highest percentage first, then what came first.
-        Index("ix_study_worklist", "reading_state", "reading_order", "id"),
+        # The order of the worklist, with what its filters ask of every row on the way.
+        Index("ix_study_worklist", "reading_state", "reading_order", "id", "severity", "state"),
         Index("ix_study_reading_order", "reading_order", "id"),
-        Index(
-            "ix_study_severity_reading_order", "severity", "reading_order", "id", "reading_state"
-        ),
-        Index(
-            "ix_study_calling_aet_reading_order",
-            *("calling_aet", "reading_order", "id", "reading_state"),
+        *(
+            Index(f"ix_study_{each}_reading_order", each, "reading_order", "id", "reading_state")
+            for each in ("severity", "calling_aet")
         ),
         Index(
             "ix_study_without_report",

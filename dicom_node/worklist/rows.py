@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from heapq import merge
+from itertools import product
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, not_, or_, select, text
+from sqlalchemy import ColumnElement, and_, not_, select, text
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import CursorError, UnknownStudyError
@@ -20,7 +21,6 @@ from dicom_node.worklist.facts import Facts, facts_of
 from models.base import utc_now
 from models.fields import Priority
 from models.imaging import WITHOUT_FIGURE, WITHOUT_REPORT, Study
-from models.people_sections import WorklistSettings
 from models.reading import Reading
 from models.settings import Settings
 from models.states import ReadingState, StudyState
@@ -53,9 +53,8 @@ class WorklistFilter:
     reader: str | None = None
 
     def clauses(self) -> list[ColumnElement[bool]]:
-        """Return the conditions over Study, without those of `late` and `priority`."""
+        """Return the conditions over Study, but of reading, `late` and `priority`."""
         wanted: tuple[tuple[object, Callable[[], ColumnElement[bool]]], ...] = (
-            (self.reading_state, lambda: Study.reading_state == self.reading_state),
             (self.since, lambda: Study.created_at >= self.since),
             (self.until, lambda: Study.created_at < self.until),
             (self.patient_id, lambda: Study.patient_id == self.patient_id),
@@ -65,7 +64,6 @@ class WorklistFilter:
             (self.state, lambda: Study.state == self.state),
             (self.severity, lambda: Study.severity == self.severity),
             (self.calling_aet, lambda: Study.calling_aet == self.calling_aet),
-            (self.reader, lambda: Study.id.in_(_read_by(self.reader or ""))),
         )
         return [clause() for value, clause in wanted if value is not None]
 
@@ -116,24 +114,20 @@ def worklist(
 ) -> Page[WorklistRow]:
     """Return one page of the worklist, and the cursor of the next. Raises CursorError."""
     now = utc_now()
-    if wanted.late:
-        key = _waiting_key(cursor)
-        studies = _in_order(session, _conditions(wanted, settings, now), _BY_WAITING, key, limit)
-        page = page_of(studies, limit, lambda it: (it.last_received_at.isoformat(), it.id))
-    else:
-        key = decode(cursor, (float, int)) if cursor else None
-        parts = [
-            _in_order(session, [*_conditions(wanted, settings, now), *band], _BY_FIGURE, key, limit)
-            for band in _bands(wanted, settings.worklist)
-        ]
-        studies = list(merge(*parts, key=_figure_key))[: limit + 1]
-        page = page_of(studies, limit, _figure_key)
+    columns, key_of = (_BY_WAITING, _waiting_key) if wanted.late else (_BY_FIGURE, _figure_key)
+    key = _decoded(cursor, is_waiting=bool(wanted.late))
+    parts = [
+        _in_order(session, conditions, columns, key, limit)
+        for conditions in _parts(wanted, settings, now)
+    ]
+    studies = list(merge(*parts, key=key_of))[: limit + 1]
+    page = page_of(studies, limit, lambda study: _encodable(key_of(study)))
     return Page(_rows(session, settings, page.rows, now), page.next)
 
 
 def late_studies(session: Session, settings: Settings) -> int:
     """Return how many unread studies the node should have answered by now, at most 1000."""
-    conditions = _conditions(WorklistFilter(late=True), settings, utc_now())
+    (conditions,) = _parts(WorklistFilter(late=True), settings, utc_now())
     return len(session.scalars(select(Study.id).where(*conditions).limit(1000)).all())
 
 
@@ -146,38 +140,44 @@ def worklist_row(session: Session, settings: Settings, study_instance_uid: str) 
     return _rows(session, settings, [study], utc_now())[0]
 
 
-def _read_by(reader: str) -> Any:  # noqa: ANN401  a query of one column
-    named = or_(Reading.claimed_by == reader, Reading.read_by == reader)
-    return select(Reading.study_id).where(named)
-
-
-def _conditions(
+def _parts(
     wanted: WorklistFilter, settings: Settings, now: datetime
-) -> list[ColumnElement[bool]]:
-    conditions = wanted.clauses()
-    if wanted.late is None:
-        return conditions
-    late = and_(text(WITHOUT_REPORT), Study.last_received_at <= _late_before(settings, now))
-    return [*conditions, late if wanted.late else not_(late)]
+) -> list[list[ColumnElement[bool]]]:
+    """Return the conditions of the queries that together give the list.
+
+    An index gives the order within one reading state and one band; over several of them the whole
+    list would have to be sorted.
+    """
+    priorities, everywhere = settings.worklist.priorities, wanted.clauses()
+    if wanted.late is not None:
+        before = _late_before(settings, now)
+        late = and_(text(WITHOUT_REPORT), Study.last_received_at <= before)
+        everywhere.append(late if wanted.late else not_(late))
+    states = list(ReadingState) if wanted.reading_state is None else [wanted.reading_state]
+    readings = [_is_read(state, wanted.reader) for state in states]
+    bands: list[list[ColumnElement[bool]]] = [[]]
+    if wanted.priority is not None:
+        bands = [[_is_of_band(band)] for band in priorities.bands(wanted.priority)]
+    return [[*reading, *band, *everywhere] for reading, band in product(readings, bands) if reading]
+
+
+def _is_read(state: ReadingState, reader: str | None) -> list[ColumnElement[bool]]:
+    """Return the conditions that a reading is so far, by that reader; none where it cannot be."""
+    is_so_far = Study.reading_state == state
+    if reader is None:
+        return [is_so_far]
+    if state is ReadingState.UNREAD:
+        return []
+    column = Reading.claimed_by if state is ReadingState.CLAIMED else Reading.read_by
+    return [is_so_far, Study.id.in_(select(Reading.study_id).where(column == reader))]
+
+
+def _is_of_band(band: str | None) -> ColumnElement[bool]:
+    return Study.reading_order == WITHOUT_FIGURE if band is None else Study.severity == band
 
 
 def _late_before(settings: Settings, now: datetime) -> datetime:
     return now - timedelta(minutes=settings.worklist.late_minutes)
-
-
-def _bands(
-    wanted: WorklistFilter, settings: WorklistSettings
-) -> Iterable[Sequence[ColumnElement[bool]]]:
-    """Return the conditions of the bands that have the wanted priority: one query each.
-
-    An index gives the order within one band; over several of them it would have to be sorted.
-    """
-    if wanted.priority is None:
-        return [()]
-    return [
-        [Study.reading_order == WITHOUT_FIGURE if band is None else Study.severity == band]
-        for band in settings.priorities.bands(wanted.priority)
-    ]
 
 
 def _in_order(
@@ -193,21 +193,32 @@ def _in_order(
     return session.scalars(query.limit(limit + 1)).all()
 
 
-def _figure_key(study: Study) -> tuple[float, int]:
+def _figure_key(study: Study) -> tuple[Any, int]:
     return study.reading_order, study.id
 
 
-def _waiting_key(cursor: str | None) -> tuple[datetime, int] | None:
+def _waiting_key(study: Study) -> tuple[Any, int]:
+    return study.last_received_at, study.id
+
+
+def _encodable(key: tuple[Any, int]) -> tuple[Any, int]:
+    first, second = key
+    return first.isoformat() if isinstance(first, datetime) else first, second
+
+
+def _decoded(cursor: str | None, *, is_waiting: bool) -> tuple[Any, ...] | None:
     if cursor is None:
         return None
-    moment, key = decode(cursor, (str, int))
+    first, second = decode(cursor, (str if is_waiting else float, int))
+    if not is_waiting:
+        return first, second
     try:
-        at = datetime.fromisoformat(moment)
+        moment = datetime.fromisoformat(first)
     except ValueError as error:
         raise CursorError from error
-    if at.tzinfo is None:
+    if moment.tzinfo is None:
         raise CursorError
-    return at, key
+    return moment, second
 
 
 def _rows(

@@ -106,7 +106,9 @@ def upgrade() -> None:
     op.create_index('ix_study_created_at', 'study', ['created_at'])
     op.create_index('ix_study_study_date', 'study', ['study_date', 'id'])
     op.create_index('ix_study_model_version_id', 'study', ['model_version_id', 'created_at'])
-    op.create_index('ix_study_worklist', 'study', ['reading_state', 'reading_order', 'id'])
+    op.create_index(
+        'ix_study_worklist', 'study', ['reading_state', 'reading_order', 'id', 'severity', 'state']
+    )
     op.create_index('ix_study_reading_order', 'study', ['reading_order', 'id'])
     for column in ('severity', 'calling_aet'):
         columns = [column, 'reading_order', 'id', 'reading_state']
@@ -136,9 +138,13 @@ def _index_images() -> None:
     )
     for name, columns in OF_ANALYSES.items():
         op.create_index(f'ix_analysis_{name}', 'analysis', columns)
+    op.create_index('ix_delivery_created_at', 'delivery', ['created_at'])
+    op.create_index('ix_delivery_destination_id', 'delivery', ['destination_id', 'id'])
 
 
 def downgrade() -> None:
+    for name in ('destination_id', 'created_at'):
+        op.drop_index(f'ix_delivery_{name}', 'delivery')
     for name in OF_ANALYSES:
         op.drop_index(f'ix_analysis_{name}', 'analysis')
     for name in ('state', 'calling_aet', 'patient_id'):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from readings import add_figure, add_study
 from rows import add_instance
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import CursorError, UnknownStudyError
@@ -244,3 +244,40 @@ def test_a_second_report_is_the_one_that_is_shown(database: Database) -> None:
 def test_a_cursor_of_another_list_is_refused(cursor: str, *, late: bool) -> None:
     with Session() as session, pytest.raises(CursorError):  # it is refused before any query
         worklist(session, Settings(), WorklistFilter(late=late), cursor)
+
+
+def test_the_order_comes_from_an_index(database: Database) -> None:
+    """However many studies there are, a page is read from its place in an index and not sorted."""
+    add_study(database, 3.0)
+    columns = "state, calling_aet, created_at, last_received_at, revision, reading_order"
+    copies = f"INSERT INTO study (study_instance_uid, {columns}) SELECT {{}} || id, {columns}"
+    with database.write() as session:
+        for power in range(12):
+            session.execute(text(f"{copies} FROM study".format(f"'1.{power}.'")))
+        session.execute(text("UPDATE study SET reading_state = 'read' WHERE id % 4 > 0"))
+        session.execute(text("ANALYZE"))
+    key = encode([-3.0, 100])
+    for wanted in (WorklistFilter(), WorklistFilter(late=False), WorklistFilter(min_percent=1.0)):
+        for cursor in (None, key):
+            plan = _plan(database, wanted, cursor)
+            assert "ix_study_worklist" in plan, plan
+            assert "Sort" not in plan, plan
+            assert "TEMP B-TREE" not in plan, plan
+
+
+def _plan(database: Database, wanted: WorklistFilter, cursor: str | None) -> str:
+    """Return how the database goes about the first query of a page."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT study"):
+            statements.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    with database.read() as session:
+        worklist(session, Settings(), wanted, cursor)
+    event.remove(database.engine, "before_cursor_execute", note)
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    with database.engine.connect() as connection:
+        found = connection.exec_driver_sql(explain + statements[0][0], statements[0][1])
+        return "\n".join(" ".join(map(str, row)) for row in found)
