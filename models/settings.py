@@ -122,6 +122,8 @@ class Settings(BaseSettings):
             for each in receivers
             if each.tls
         ]
+        if self.audit.repository.host is not None and self.audit.repository.tls:
+            titles.append("audit.repository")
         if titles and self.dicom.tls.trusted_cas is None:
             msg = f"{titles[0]} has tls: set dicom.tls.trusted_cas to know its certificate"
             raise ValueError(msg)

@@ -6,14 +6,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pydicom.config
 import pynetdicom.association
 import pytest
 from rows import open_database
+from sqlalchemy import create_engine, text
 
 from dicom_node.listener import Listener
-from models.session import Database
+from models.session import METADATA, Database
 from models.settings import Settings, load_settings
 
 
@@ -52,6 +54,36 @@ def _global_settings() -> Iterator[None]:
 def database(database_url: str) -> Iterator[Database]:
     """A database without anything that works on it."""
     with open_database(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def _kept_postgres(_postgres_server: str) -> Iterator[Database]:
+    name = f"kept_{uuid4().hex}"
+    admin = create_engine(f"{_postgres_server}/postgres", isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    with open_database(f"{_postgres_server}/{name}") as opened:
+        yield opened
+    admin.dispose()
+
+
+@pytest.fixture
+def emptied_postgres(_kept_postgres: Database) -> Database:
+    """A PostgreSQL that all tests of the session share, emptied: for files with many short ones."""
+    tables = ", ".join(f'"{table}"' for table in METADATA.tables)
+    with _kept_postgres.engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    return _kept_postgres
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def emptied_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database of each kind without rows; see `emptied_postgres`."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("emptied_postgres")
+        return
+    with open_database(f"sqlite:///{tmp_path / 'node.db'}") as opened:
         yield opened
 
 

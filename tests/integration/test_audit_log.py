@@ -17,6 +17,12 @@ from models.session import Database
 HOUR = timedelta(hours=1)
 
 
+@pytest.fixture
+def database(emptied_database: Database) -> Database:
+    """A database without rows."""
+    return emptied_database
+
+
 def _listed(database: Database, **wanted: Any) -> list[int]:
     with database.read() as session:
         return [row["id"] for row in events(session, AuditFilter(**wanted)).rows]

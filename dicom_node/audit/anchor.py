@@ -1,0 +1,86 @@
+"""The anchor: every seal on a line of a file outside of the database, so that a cut tail shows."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from models.files import make_directory
+from models.seal import AuditSeal
+from models.settings import Settings
+
+_TAIL_BYTES: Final = 4096  # more than any line has
+_MODE: Final = 0o640
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """What the anchor says of a seal."""
+
+    number: int
+    mac: str
+    sealed_at: str
+    last_event_id: int
+
+
+def anchor_path(settings: Settings) -> Path:
+    """Return where the anchor is."""
+    return settings.audit.anchor_file or settings.data_dir / "audit-anchor.log"
+
+
+def line_of(seal: AuditSeal) -> str:
+    """Return a seal as the anchor, the log and syslog have it."""
+    values = {
+        "number": seal.number,
+        "mac": seal.mac,
+        "sealed_at": seal.sealed_at.isoformat(timespec="milliseconds"),
+        "events": seal.events,
+        "last_event_id": seal.last_event_id,
+        "key_id": seal.key_id,
+    }
+    return json.dumps(values)
+
+
+def append(path: Path, seals: list[AuditSeal]) -> None:
+    """Write seals behind what is there, durably. Raises OSError."""
+    make_directory(path.parent)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    try:
+        os.write(descriptor, "".join(f"{line_of(seal)}\n" for seal in seals).encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def last_anchored(path: Path) -> Anchored | None:
+    """Return the last seal in the file that can be read; None: there is none. Raises OSError."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            tail = file.read().splitlines()
+    except FileNotFoundError:
+        return None
+    found = [anchored for line in tail if (anchored := _parse(line)) is not None]
+    return found[-1] if found else None
+
+
+def every_anchored(path: Path) -> Iterator[tuple[int, Anchored | None]]:
+    """Yield each line with its number, as what it says; None: it says nothing. Raises OSError."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield number, _parse(line)
+
+
+def _parse(line: bytes) -> Anchored | None:
+    try:
+        said: Any = json.loads(line)
+        return Anchored(
+            int(said["number"]),
+            str(said["mac"]),
+            str(said["sealed_at"]),
+            int(said["last_event_id"]),
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
