@@ -8,6 +8,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, aliased
 
+from dicom_node.paging import Page
+from dicom_node.sorting import AnyQuery, AnyRow, Segment, Sort
 from models.delivery import Delivery, Destination
 from models.imaging import Instance, Series, Study
 from models.result import Analysis, Artifact
@@ -26,6 +28,7 @@ COLUMNS: Final = [
     ("reason", "reason"),
 ]
 _BLOCK: Final = 500
+DeliveryCounts = dict[tuple[int, DeliveryState], int]
 
 
 @dataclass(frozen=True)
@@ -37,30 +40,66 @@ class DeliveryFilter:
     study_instance_uid: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    after: int | None = None  # ids above this one, for the next page
-    limit: int | None = None
 
-    def clauses(self, study_instance_uid: ColumnElement[str]) -> list[ColumnElement[bool]]:
-        """Return the conditions over Delivery and Destination, and the UID of the study."""
+    def clauses(self) -> list[ColumnElement[bool]]:
+        """Return the conditions over Delivery and Destination."""
         wanted: tuple[tuple[object, Callable[[], ColumnElement[bool]]], ...] = (
             (self.state, lambda: Delivery.state == self.state),
             (self.destination, lambda: Destination.name == self.destination),
-            (self.study_instance_uid, lambda: study_instance_uid == self.study_instance_uid),
+            (self.study_instance_uid, lambda: _is_of_study(self.study_instance_uid or "")),
             (self.since, lambda: Delivery.created_at >= self.since),
             (self.until, lambda: Delivery.created_at < self.until),
-            (self.after, lambda: Delivery.id > self.after),
         )
         return [clause() for value, clause in wanted if value is not None]
 
 
-def deliveries(session: Session, wanted: DeliveryFilter) -> Iterator[dict[str, Any]]:
-    """Yield one JSON-ready row per delivery in the order of their ids, in blocks.
+def deliveries(
+    session: Session, wanted: DeliveryFilter, *, descends: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield one JSON-ready row per delivery in the order in which they were planned, in blocks."""
+    query = _query(wanted).execution_options(yield_per=_BLOCK)
+    for part in _sort(wanted, descends=descends).whole(query):
+        for block in session.execute(part).partitions():
+            yield from map(_row, block)
+            session.expunge_all()
 
-    An object belongs to the study of its report, or of the image that it was made of.
-    """
+
+def delivery_page(
+    session: Session, wanted: DeliveryFilter, *, descends: bool, cursor: str | None, limit: int
+) -> Page[dict[str, Any]]:
+    """Return one page of such rows. Raises CursorError unless the cursor is of this order."""
+    page = _sort(wanted, descends=descends).page(session, _query(wanted), cursor, limit)
+    return Page([_row(row) for row in page.rows], page.next)
+
+
+def _is_of_study(study_instance_uid: str) -> ColumnElement[bool]:
+    """Return the condition that an object is of the study's report, or of an image of it."""
+    study = select(Study.id).where(Study.study_instance_uid == study_instance_uid)
+    of_reports = select(Artifact.id).where(Artifact.study_id.in_(study))
+    of_images = (
+        select(Artifact.id)
+        .join(Analysis, Artifact.analysis_id == Analysis.id)
+        .join(Instance, Analysis.instance_id == Instance.id)
+        .join(Series, Instance.series_id == Series.id)
+        .where(Series.study_id.in_(study))
+    )
+    return Delivery.artifact_id.in_(of_reports.union(of_images))
+
+
+def _sort(wanted: DeliveryFilter, *, descends: bool) -> Sort:
+    """Return the order: that of ids, or where a range of time is read, that of its index."""
+    name = "planned-desc" if descends else "planned-asc"
+    by_id = (Delivery.id, descends)
+    if wanted.since is None and wanted.until is None:
+        return Sort(name, (Segment((by_id,)),))
+    return Sort(f"{name}-at", (Segment(((Delivery.created_at, descends), by_id)),))
+
+
+def _query(wanted: DeliveryFilter) -> AnyQuery:
+    """Return the deliveries, each with the study of its report or of the image it was made of."""
     of_image = aliased(Study)
     study_uid = func.coalesce(Study.study_instance_uid, of_image.study_instance_uid)
-    query = (
+    return (
         select(Delivery, Destination, Artifact, study_uid)
         .join(Destination, Delivery.destination_id == Destination.id)
         .join(Artifact, Delivery.artifact_id == Artifact.id)
@@ -69,39 +108,43 @@ def deliveries(session: Session, wanted: DeliveryFilter) -> Iterator[dict[str, A
         .outerjoin(Instance, Analysis.instance_id == Instance.id)
         .outerjoin(Series, Instance.series_id == Series.id)
         .outerjoin(of_image, Series.study_id == of_image.id)
-        .where(*wanted.clauses(study_uid))
-        .order_by(Delivery.id)
-        .limit(wanted.limit)
-        .execution_options(yield_per=_BLOCK)
+        .where(*wanted.clauses())
     )
-    for delivery, destination, artifact, study_instance_uid in session.execute(query):
-        yield {
-            "id": delivery.id,
-            "kind": artifact.kind.value,
-            "sop_instance_uid": artifact.sop_instance_uid,
-            "study_instance_uid": study_instance_uid,
-            "destination": destination.name,
-            "destination_circuit": destination.state.value,
-            "state": delivery.state.value,
-            "attempts": delivery.attempts,
-            "next_attempt_at": _text(_next_attempt(delivery, destination)),
-            "status": delivery.status,
-            "reason": delivery.error,
-            "created_at": _text(delivery.created_at),
-            "sent_at": _text(delivery.sent_at),
-        }
 
 
-def destinations(session: Session) -> list[dict[str, Any]]:
-    """Return one JSON-ready row per enabled destination, with its circuit and what waits for it."""
-    counts: dict[tuple[int, DeliveryState], int] = {
-        (key, state): number
-        for key, state, number in session.execute(
-            select(Delivery.destination_id, Delivery.state, func.count()).group_by(
-                Delivery.destination_id, Delivery.state
-            )
-        )
+def _row(row: AnyRow) -> dict[str, Any]:
+    delivery, destination, artifact, study_instance_uid, *_ = row
+    return {
+        "id": delivery.id,
+        "kind": artifact.kind.value,
+        "sop_instance_uid": artifact.sop_instance_uid,
+        "study_instance_uid": study_instance_uid,
+        "destination": destination.name,
+        "destination_circuit": destination.state.value,
+        "state": delivery.state.value,
+        "attempts": delivery.attempts,
+        "next_attempt_at": _text(_next_attempt(delivery, destination)),
+        "status": delivery.status,
+        "reason": delivery.error,
+        "created_at": _text(delivery.created_at),
+        "sent_at": _text(delivery.sent_at),
     }
+
+
+def delivery_counts(session: Session) -> DeliveryCounts:
+    """Return how many deliveries each destination has in each state; reads the whole table."""
+    query = select(Delivery.destination_id, Delivery.state, func.count()).group_by(
+        Delivery.destination_id, Delivery.state
+    )
+    return {(key, state): number for key, state, number in session.execute(query)}
+
+
+def destinations(session: Session, counts: DeliveryCounts | None = None) -> list[dict[str, Any]]:
+    """Return one JSON-ready row per enabled destination, with its circuit and what waits for it.
+
+    `counts` are those of `delivery_counts`, where they are known already.
+    """
+    known = delivery_counts(session) if counts is None else counts
     rows = session.scalars(select(Destination).where(Destination.enabled).order_by(Destination.id))
     return [
         {
@@ -115,9 +158,9 @@ def destinations(session: Session) -> list[dict[str, Any]]:
             "retry_at": _text(row.retry_at),
             "reason": row.problem,
             "deliveries": {
-                state.value: counts[row.id, state]
+                state.value: known[row.id, state]
                 for state in DeliveryState
-                if (row.id, state) in counts
+                if (row.id, state) in known
             },
         }
         for row in rows

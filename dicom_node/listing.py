@@ -54,10 +54,10 @@ def _print_csv(rows: Iterable[Mapping[str, Any]]) -> None:
         if writer is None:
             writer = csv.DictWriter(sys.stdout, list(flat), extrasaction="ignore")
             writer.writeheader()
-        writer.writerow({key: _inert(value) for key, value in flat.items()})
+        writer.writerow({key: inert(value) for key, value in flat.items()})
 
 
-def _inert(value: object) -> object:
+def inert(value: object) -> object:
     """Keep a spreadsheet from running a peer's text as a formula."""
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if is_formula else value

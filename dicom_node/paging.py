@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, and_, literal, or_, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Integer, and_, literal, or_, tuple_
 
 from dicom_node.errors import CursorError
 
 MAX_LIMIT: Final = 1000
+_MAX_INTEGER: Final = (1 << 31) - 1  # of a column that is no BigInteger
 Row = TypeVar("Row")
 
 
@@ -60,8 +61,11 @@ def after(columns: Sequence[tuple[Any, bool]], key: Sequence[Any]) -> ColumnElem
     """Return the condition that a row comes after `key`, so that an index in this order finds it.
 
     `columns` are those of ORDER BY, each with whether it descends; none may be NULL.
+    Raises CursorError for a value that such a column cannot have.
     """
     names = [column for column, _ in columns]
+    if not all(_fits(value, column.type) for value, column in zip(key, names, strict=True)):
+        raise CursorError
     values = [literal(value, column.type) for value, column in zip(key, names, strict=True)]
     if len({descends for _, descends in columns}) == 1:
         ours, theirs = tuple_(*names), tuple_(*values)
@@ -73,6 +77,14 @@ def after(columns: Sequence[tuple[Any, bool]], key: Sequence[Any]) -> ColumnElem
     equal = [column == value for column, value in zip(names, values, strict=True)]
     first = names[0] <= values[0] if columns[0][1] else names[0] >= values[0]
     return and_(first, or_(*(and_(*equal[:at], each) for at, each in enumerate(beyond))))
+
+
+def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401  the type of a column
+    """Say whether a column can have the value: PostgreSQL ends a query with one that it cannot."""
+    if isinstance(value, str):
+        return "\0" not in value
+    is_short = isinstance(kind, Integer) and not isinstance(kind, BigInteger)
+    return not (is_short and isinstance(value, int)) or abs(value) <= _MAX_INTEGER
 
 
 def page_of(

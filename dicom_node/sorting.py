@@ -12,7 +12,6 @@ from dicom_node.errors import CursorError
 from dicom_node.paging import Page, after, decode, encode
 from models.base import UtcDateTime
 
-_MAX_ID: Final = (1 << 31) - 1
 # Of whatever columns.
 AnyQuery: TypeAlias = Select[*tuple[Any, ...]]
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -50,7 +49,8 @@ class Segment:
 
     def beyond(self, key: Sequence[Any]) -> ColumnElement[bool]:
         """Return the condition that a row comes after `key`. Raises CursorError."""
-        values = [_value(value, kind) for value, kind in zip(key, self.kinds, strict=True)]
+        pairs = zip(key, self.kinds, strict=True)
+        values = [_moment(value) if kind is datetime else value for value, kind in pairs]
         return after(self.columns, values)
 
 
@@ -96,15 +96,6 @@ class Sort:
             if (name, part) == (self.name, number):
                 return number, key
         raise CursorError
-
-
-def _value(value: Any, kind: type) -> Any:  # noqa: ANN401  a JSON value, and that of the column
-    """Return the value of a key as its column has it. Raises CursorError when it cannot have it."""
-    if kind is datetime:
-        return _moment(value)
-    if (kind is int and not 0 <= value <= _MAX_ID) or (kind is str and "\0" in value):
-        raise CursorError
-    return value
 
 
 def _moment(text: str) -> datetime:

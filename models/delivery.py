@@ -49,6 +49,8 @@ class Delivery(Base):
         UniqueConstraint("artifact_id", "destination_id"),
         Index("ix_delivery_state_next_attempt_at", "state", "next_attempt_at"),
         Index("ix_delivery_commitment_due_at", "commitment_due_at"),
+        Index("ix_delivery_created_at", "created_at"),
+        Index("ix_delivery_destination_id", "destination_id", "id"),
     )
 
     id: Mapped[Primary]

@@ -21,9 +21,12 @@ from dicom_node.errors import (
     BrokerError,
     BusyError,
     CursorError,
+    FeedbackError,
     LostRaceError,
     NodeError,
     OperatorError,
+    ReadingError,
+    UnknownStudyError,
 )
 from dicom_node.web.access.headers import add_to
 from dicom_node.web.rendering import page
@@ -41,6 +44,9 @@ _QUOTING: Final = frozenset({"value_error", "assertion_error"})
 _STATUS: Final[tuple[tuple[type[NodeError], int], ...]] = (
     (CursorError, status.HTTP_400_BAD_REQUEST),
     (BusyError, status.HTTP_503_SERVICE_UNAVAILABLE),
+    (UnknownStudyError, status.HTTP_404_NOT_FOUND),
+    (ReadingError, status.HTTP_409_CONFLICT),
+    (FeedbackError, status.HTTP_409_CONFLICT),
     (OperatorError, status.HTTP_409_CONFLICT),
     (LostRaceError, status.HTTP_409_CONFLICT),
 )

@@ -23,7 +23,8 @@ from web_accounts import bearer
 
 from dicom_node import circuit
 from dicom_node.cli import cli
-from dicom_node.deliveries import DeliveryFilter, deliveries
+from dicom_node.deliveries import DeliveryFilter, delivery_page
+from dicom_node.paging import encode
 from dicom_node.web.app import create_app
 from models.account import Role, Scope
 from models.audit import AuditAction
@@ -117,8 +118,11 @@ def test_the_listing_is_narrowed(bench: Bench) -> None:
     assert _listed("--destination", "nobody") == []
     assert _run("deliveries", "--state", "lost").exit_code == 2
     with bench.database.read() as session:
-        page = list(deliveries(session, DeliveryFilter(after=3, limit=2)))
-    assert [row["id"] for row in page] == [4, 5]
+        first, second = (
+            delivery_page(session, DeliveryFilter(), descends=False, cursor=each, limit=3)
+            for each in (None, encode(["planned-asc", 0, 3]))
+        )
+    assert [row["id"] for row in first.rows + second.rows] == [1, 2, 3, 4, 5, 6]
 
 
 def test_people_and_spreadsheets_read_it_too(bench: Bench) -> None:
@@ -167,12 +171,16 @@ def test_a_pause_is_shown_where_deliveries_are(bench: Bench) -> None:
 
 def test_rest_lists_the_same(bench: Bench) -> None:
     with _web(bench) as get:
-        assert get("deliveries") == (200, _listed())
-        _, chosen = get("deliveries", state="rejected", destination="first", limit=3)
-        assert [row["id"] for row in chosen] == [1, 2, 3]
-        _, more = get("deliveries", state="rejected", after=3)
-        assert [row["id"] for row in more] == [4]
-        assert get("deliveries", since=(utc_now() + timedelta(hours=1)).isoformat()) == (200, [])
+        _, everything = get("deliveries", order="asc")
+        assert [row["id"] for row in everything["items"]] == [row["id"] for row in _listed()]
+        assert everything["items"][0]["reason"] == REASON
+        wanted = {"state": "rejected", "destination": "first", "limit": 3}
+        _, chosen = get("deliveries", **wanted)
+        assert [row["id"] for row in chosen["items"]] == [4, 3, 2]
+        _, more = get("deliveries", **wanted, cursor=chosen["next"])
+        assert ([row["id"] for row in more["items"]], more["next"]) == ([1], None)
+        later = (utc_now() + timedelta(hours=1)).isoformat()
+        assert get("deliveries", since=later) == (200, {"items": [], "next": None})
         wrong: list[dict[str, object]] = [
             {"state": "lost"},
             {"limit": 0},

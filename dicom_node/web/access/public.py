@@ -4,7 +4,6 @@ from typing import Final
 
 PUBLIC: Final = {
     "/api/v1/health": "up or not: probes and the supervisor ask it; no patient data",
-    "/openapi.json": "what the API looks like, as published",
     "/static": "style sheets and scripts, as published",
     "/login": "before there is a login",
     "/sign-on": "on the way to the identity provider",
