@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from pynetdicom.association import Association
@@ -19,16 +18,15 @@ from dicom_node.errors import (
     SpoolFullError,
     StoreError,
 )
-from dicom_node.header import identity_of
-from dicom_node.intake import drop_if_extra
 from dicom_node.pdu import StoreCommand
 from dicom_node.peer import audit, peer_of
 from dicom_node.reader import StoreReader
 from dicom_node.receive import ReceivedFile, Reception
 from dicom_node.recorder import Recorder
-from dicom_node.spool import Spool, key_of
+from dicom_node.spool import Spool
 from dicom_node.status import SUCCESS, store_status
-from dicom_node.types import Peer, SpooledInstance, StoreRequest
+from dicom_node.storing import Storing
+from dicom_node.types import Peer, StoreRequest
 from models.audit import AuditAction
 from models.session import Database
 from models.settings import Settings
@@ -108,29 +106,8 @@ class Handlers:
         if received is None:
             msg = "the C-STORE command has no data set"
             raise NotUnderstoodError(msg)
-        self.spool.require_room()
-        is_alone = len(self.reception) == 1  # else others use the time
-        if is_alone:
-            self.spool.begin_sync(received)
-        identity = identity_of(received, request)
-        key = key_of(received)
-        keep = partial(self.spool.keep, received, key)
-        if not is_alone:
-            keep()
-        spooled = SpooledInstance(
-            storage_key=key,
-            path=self.spool.path(key),
-            identity=identity,
-            transfer_syntax_uid=request.transfer_syntax_uid,
-            data_set_sha256=received.data_set_sha256,
-            size_bytes=received.size,
-            peer=peer,
-        )
-        # If the commit fails after it took effect (connection lost at the answer), a row may point
-        # to this file: it stays, and the orphan sweep settles it either way.
-        outcome = self.recorder.record(spooled, keep)
-        drop_if_extra(self.database, self.spool, key, outcome)
-        return outcome
+        storing = Storing(self.database, self.spool, self.reception, self.recorder)
+        return storing.store(received, request, peer).outcome
 
     def _authorise(self, peer: Peer) -> None:
         allowed = self.settings.dicom.store_calling_aets

@@ -107,6 +107,7 @@ def audit_values(outcome: StoreOutcome, spooled: SpooledInstance) -> dict[str, o
         "study_instance_uid": spooled.identity.study_instance_uid,
         "sop_instance_uid": spooled.identity.sop_instance_uid,
         "status": SUCCESS,
+        "actor": spooled.peer.actor,
         "details": {
             "data_set_sha256": spooled.data_set_sha256,
             "size_bytes": spooled.size_bytes,
@@ -281,6 +282,7 @@ def _accept_into(session: Session, study: Study, spooled: SpooledInstance) -> No
         study.issuer_of_patient_id = identity.issuer_of_patient_id
         study.accession_number = identity.accession_number
         study.study_date = identity.study_date
+        study.exam_at = identity.exam_at
     study.last_received_at = utc_now()
     if study.state is not StudyState.OPEN:
         advance(session, study, StudyState.OPEN)

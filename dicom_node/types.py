@@ -1,16 +1,18 @@
 """The frozen values that the steps of intake hand to each other."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Who is sending, by the association request."""
+    """Who is sending, by the association request; `actor` is the account of a web request."""
 
     calling_aet: str
     called_aet: str
     address: str
+    actor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Identity:
     presentation_intent: str | None
     manufacturer: str | None
     manufacturer_model_name: str | None
+    exam_at: datetime | None = None
 
 
 @dataclass(frozen=True)
