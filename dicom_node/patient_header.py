@@ -4,21 +4,24 @@ No database and no log holds them. The text is a sender's and may be hostile: it
 as text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
 from pydicom.dataset import Dataset
+from sqlalchemy.orm import Session
 
 from dicom_node.header import read_head
 from dicom_node.receive import data_set_offset
 from models.files import header_path
+from models.imaging import Instance
 
 _LAST_TAG: Final = 0x00100040  # Patient's Sex
 _LONGEST: Final = 200  # of a name; PS3.5 6.2 allows 64 characters in each of three groups
 _SHORT: Final = 16
+_MOST_HEADERS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,25 @@ def read_patient(spool_dir: Path, header: StoredHeader) -> Patient:
     except OSError:
         ds = Dataset()
     return Patient.of(ds, header.correction or {})
+
+
+def patient_of(session: Session, spool_dir: Path, instance_ids: Sequence[int]) -> Patient:
+    """Return who the patient of these images is, by the first of them whose header says a name.
+
+    At most three headers are read.
+    """
+    found = Patient()
+    for instance_id in instance_ids[:_MOST_HEADERS]:
+        row = session.get(Instance, instance_id)
+        if row is None:
+            continue
+        stored = StoredHeader(
+            row.storage_key, row.transfer_syntax_uid, row.purged_at, row.correction
+        )
+        found = read_patient(spool_dir, stored)
+        if found.name is not None:
+            break
+    return found
 
 
 def _text(ds: Dataset, keyword: str) -> str:

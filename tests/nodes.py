@@ -89,9 +89,11 @@ def with_identity(ds: Dataset, patient_id: str, *, new_uids: bool = True) -> Dat
     return ds
 
 
-def store(port: int, *paths: Path, called_aet: str = "NODE") -> list[int | None]:
+def store(
+    port: int, *paths: Path, called_aet: str = "NODE", calling_aet: str = "TESTSCU"
+) -> list[int | None]:
     """Send files over one association and return the statuses."""
-    ae = AE("TESTSCU")
+    ae = AE(calling_aet)
     wanted = {
         (str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)) for ds in map(_head, paths)
     }

@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlencode
+
+from pydantic import BaseModel
 
 from models.base import utc_now
+from models.reasons import SENTENCES, Reason
 
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
@@ -103,6 +107,51 @@ def status_code(value: int | None) -> str:
     return UNKNOWN if value is None else f"0x{value:04X}"
 
 
+# The sentences of worker.types.CAVEAT_SENTENCES and worker.codes, which the node cannot import.
+CAVEATS: Final = {
+    "uncertain": "Much of the lungs' outline is in doubt, and the percentage with it.",
+    "inverted": "The grey scale of the image was inverted and was corrected before analysis.",
+    "mirrored": "The heart lies on the other side: left and right may be swapped, "
+    "or the patient has dextrocardia.",
+    "one_lung": "One lung field is missing or small: the total leaves most of that side out.",
+}
+SPACINGS: Final = {
+    "calibrated": "Pixel spacing calibrated to patient",
+    "detector_plane": "Pixel spacing at detector, not corrected for magnification",
+    "magnification_corrected": "Detector pixel spacing divided by estimated magnification",
+    "film_scan": "Pixel spacing on scanned film, not corrected for magnification",
+}
+NO_SPACING: Final = "No pixel spacing: areas withheld"
+
+
+def caveat_sentence(code: str) -> str:
+    """Return why a figure deserves a second look."""
+    return CAVEATS.get(code, words(code))
+
+
+def spacing_sentence(basis: str | None) -> str:
+    """Return what the areas are based on."""
+    return NO_SPACING if basis is None else SPACINGS.get(basis, words(basis))
+
+
+def reason_sentence(code: str | None) -> str:
+    """Return why an image has no figure; a code of another release as it is."""
+    if code is None:
+        return UNKNOWN
+    return SENTENCES[Reason(code)] if code in set(Reason) else words(code)
+
+
+def square_centimetres(square_millimetres: float | None) -> str:
+    """Return an area that people can imagine."""
+    return UNKNOWN if square_millimetres is None else f"{square_millimetres / 100:.0f} cm²"
+
+
+def as_query(wanted: BaseModel, **changes: object) -> str:
+    """Return what an address says of a page, without what is not filtered by."""
+    said = wanted.model_dump(mode="json") | changes
+    return urlencode({name: value for name, value in said.items() if value not in {None, ""}})
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "percent": percent,
     "points": points,
@@ -115,4 +164,9 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "words": words,
     "or_dash": or_dash,
     "status_code": status_code,
+    "caveat_sentence": caveat_sentence,
+    "spacing_sentence": spacing_sentence,
+    "reason_sentence": reason_sentence,
+    "square_centimetres": square_centimetres,
+    "as_query": as_query,
 }

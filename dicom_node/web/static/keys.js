@@ -6,7 +6,7 @@ export function onKey(key, act) {
 }
 
 function isTyping(target) {
-  const kinds = "input:not([type=checkbox]):not([type=radio]), textarea, select";
+  const kinds = "input:not([type=checkbox]):not([type=radio]):not([type=range]), textarea, select";
   return target instanceof Element && (target.matches(kinds) || target.isContentEditable);
 }
 

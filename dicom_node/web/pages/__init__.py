@@ -1,0 +1,1 @@
+"""The pages: each module unpacks a request, calls the functions of the node, and renders."""

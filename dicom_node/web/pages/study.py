@@ -1,0 +1,207 @@
+"""`/studies/{uid}`: one study: the picture, its figures and their worth, and what became of it."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, HTTPException, Query, Request, status
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+
+from dicom_node.errors import FeedbackError, ReadingError
+from dicom_node.patient_header import Patient, patient_of
+from dicom_node.study_detail import ImageDetail, StudyDetail, study_detail
+from dicom_node.web.auth import Principal, Scope
+from dicom_node.web.pages.site import Reader, Site, StudyUid, Viewer, given
+from dicom_node.web.plots import Figure, Trend, trend
+from dicom_node.web.reads import record_read
+from dicom_node.web.rendering import page
+from dicom_node.worklist.feedback import Opinion, give_feedback
+from dicom_node.worklist.neighbours import Neighbours, neighbours
+from dicom_node.worklist.priors import Prior, priors
+from dicom_node.worklist.readings import Reader as Person
+from dicom_node.worklist.readings import claim, read, release, unread
+from dicom_node.worklist.rows import WorklistRow, worklist_row
+from models.account import Role
+from models.base import utc_now
+from models.states import ArtifactKind, Verdict
+
+_PRIORS: Final = 20
+_MISSING: Final = "there is no study with this Study Instance UID: see the worklist"
+
+
+class Said(BaseModel):
+    """The form about the figure of an image; `number` is that of its tab."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    verdict: Verdict
+    sop_instance_uid: Annotated[str, Field(max_length=64)]
+    number: Annotated[int, Field(ge=1)] = 1
+    percent: Annotated[str, Field(max_length=16)] = ""
+    comment: Annotated[str, Field(max_length=4000)] = ""
+
+    def opinion(self) -> Opinion:
+        """Return what is said. Raises FeedbackError where the percentage is no number."""
+        return Opinion(self.verdict, _number(given(self.percent)), given(self.comment))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What stands on the page."""
+
+    detail: StudyDetail
+    row: WorklistRow
+    images: tuple[ImageDetail, ...]  # in the order of the tabs
+    image: ImageDetail | None
+    number: int
+    patient: Patient
+    priors: list[Prior]
+    trend: Trend | None
+    beside: Neighbours
+
+
+def routes(site: Site) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/studies/{uid}")
+    def show(
+        request: Request, who: Viewer, uid: StudyUid, image: Annotated[int, Query(ge=1)] = 1
+    ) -> HTMLResponse:
+        """Show a study; `image` is the number of one of its images."""
+        return _page(site, request, who, uid, image)
+
+    @router.get("/studies/{uid}/state")
+    def state(_who: Viewer, uid: StudyUid) -> dict[str, Any]:
+        """Tell an open page whether it is out of date; nothing about the patient."""
+        with site.database.read() as session:
+            row = worklist_row(session, site.settings, uid)
+            return {"revision": row.revision, "reading": row.reading_state, "study": row.state}
+
+    _add_acts(router, site)
+    _add_feedback(router, site)
+    return router
+
+
+def _add_acts(router: APIRouter, site: Site) -> None:
+    @router.post("/studies/{uid}/reading")
+    def act(
+        request: Request,
+        who: Reader,
+        uid: StudyUid,
+        to: Annotated[str, Form(pattern="^(claim|release|read|unread)$")],
+        revision: Annotated[int, Form(ge=0)] = 0,
+    ) -> Response:
+        """Claim the study, give it back, end its reading, or open it again."""
+        person = Person(who.name, is_operator=who.may(Role.OPERATOR, Scope.WORKLIST))
+        try:
+            with site.database.write() as session:
+                if to == "claim":
+                    claim(session, uid, person)
+                elif to == "release":
+                    release(session, uid, person)
+                elif to == "read":
+                    read(session, uid, person, revision)
+                else:
+                    unread(session, uid, person)
+        except ReadingError as error:
+            return _page(site, request, who, uid, problem=str(error))
+        return RedirectResponse(f"/studies/{uid}", status.HTTP_303_SEE_OTHER)
+
+
+def _add_feedback(router: APIRouter, site: Site) -> None:
+    @router.post("/studies/{uid}/feedback")
+    def feedback(
+        request: Request, who: Reader, uid: StudyUid, said: Annotated[Said, Form()]
+    ) -> Response:
+        """Store what a reader says of the figure of an image."""
+        try:
+            with site.database.write() as session:
+                give_feedback(session, uid, who.name, said.opinion(), said.sop_instance_uid)
+        except (FeedbackError, ReadingError) as error:
+            return _page(site, request, who, uid, said.number, problem=str(error))
+        back = f"/studies/{uid}?image={said.number}#feedback"
+        return RedirectResponse(back, status.HTTP_303_SEE_OTHER)
+
+
+def _number(text: str | None) -> float | None:
+    """Return a percentage as people write it. Raises FeedbackError."""
+    if text is None:
+        return None
+    try:
+        return float(text.replace(",", ".").rstrip("% "))
+    except ValueError as error:
+        msg = "the correction is no number: write a percentage from 0 to 100"
+        raise FeedbackError(msg) from error
+
+
+def _page(
+    site: Site,
+    request: Request,
+    who: Principal,
+    uid: str,
+    number: int = 1,
+    *,
+    problem: str | None = None,
+) -> HTMLResponse:
+    with site.database.read() as session:
+        shown = _shown(site, session, uid, number)
+    record_read(
+        site.database,
+        who,
+        request,
+        "study",
+        study_instance_uid=uid,
+        patient={"patient_id": shown.row.patient_id} if shown.row.patient_id else None,
+    )
+    context = {
+        "shown": shown,
+        "problem": problem,
+        "is_operator": who.may(Role.OPERATOR, Scope.WORKLIST),
+        "kinds": ArtifactKind,
+    }
+    code = status.HTTP_200_OK if problem is None else status.HTTP_409_CONFLICT
+    return page(request, "study.html", context, principal=who, status_code=code)
+
+
+def _shown(site: Site, session: Session, uid: str, number: int) -> Shown:
+    detail = study_detail(session, uid)
+    if detail is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, _MISSING)
+    row = worklist_row(session, site.settings, uid)
+    images = tuple(sorted((each for each in detail.images if each.is_of_patient), key=_tab_order))
+    number = min(number, len(images)) or 1
+    found = priors(session, site.settings, uid, _PRIORS)
+    return Shown(
+        detail=detail,
+        row=row,
+        images=images,
+        image=images[number - 1] if images else None,
+        number=number,
+        patient=patient_of(session, site.settings.spool_dir, [each.id for each in images]),
+        priors=found,
+        trend=_trend(found, row),
+        beside=neighbours(session, uid),
+    )
+
+
+def _tab_order(image: ImageDetail) -> tuple[bool, float, int]:
+    """Put the image that gives the study its figure first, those without a figure last."""
+    analysis = image.analysis
+    percent = (analysis.total.opacity_percent or 0.0) if analysis else 0.0
+    return analysis is None, -percent, image.id
+
+
+def _trend(found: list[Prior], row: WorklistRow) -> Trend | None:
+    """Return the plot over all exams of the patient; None where there is nothing to compare."""
+    if not found:
+        return None
+    figures = [
+        Figure(prior.exam_at or prior.received_at, prior.percent, False, prior.is_comparable)
+        for prior in found
+    ]
+    if row.percent is not None:
+        at = row.exam_at or row.received_at or utc_now()
+        figures.append(Figure(at, row.percent, True, True))
+    return trend(sorted(figures, key=lambda figure: figure.at))
