@@ -81,6 +81,11 @@ def _is_figure(resource: Resource) -> bool:
     return "valueQuantity" in resource
 
 
+def _had_figure(known: Resource | None) -> bool:
+    """Say whether an earlier resource gave a figure, or took one back."""
+    return known is not None and (_is_figure(known) or known["status"] == _WRONG)
+
+
 def _resources(bundle: bytes | None) -> dict[str, Resource]:
     """Return the report and the observations of a bundle by their identifiers."""
     entries = json.loads(bundle)["entry"] if bundle else []
@@ -202,9 +207,9 @@ def _date_time(moment: Moment) -> str | None:
     return f"{date}T{hours}:{minutes}:{seconds}{moment.zone[:3]}:{moment.zone[3:]}"
 
 
-def _when(header: Dataset) -> Resource:
-    moment = _date_time(Moment.of(header))
-    return {"effectiveDateTime": moment} if moment else {}
+def _when(moment: Moment) -> Resource:
+    text = _date_time(moment)
+    return {"effectiveDateTime": text} if text else {}
 
 
 def _of_image(uid: str, content: MessageContent, status: str) -> Resource:
@@ -234,7 +239,7 @@ def _observation(
     value = _absent("unknown", "No lung field was found") if total is None else _value(total)
     return {
         **observation,
-        **_when(image.header),
+        **_when(Moment.of(image.header)),
         "issued": content.created.isoformat(),
         **value,
         "note": [{"text": _text(note)} for note in notes],
@@ -255,8 +260,7 @@ def _left_out(
     Where it had one, the observation was entered in error.
     """
     observation = _of_image(image.sop_instance_uid, content, _CANCELLED)
-    before = known.get(_identity(observation))
-    if before is not None and (_is_figure(before) or before["status"] == _WRONG):
+    if _had_figure(known.get(_identity(observation))):
         observation["status"] = _WRONG
     reason = SENTENCES[image.reason]
     return {
@@ -302,11 +306,11 @@ def _value(statement: Statement) -> Resource:
 
 
 def _taken_back(known: Resource) -> Resource:
-    """Return an earlier observation as entered in error, without its value."""
+    """Return an earlier observation without its value; one that had a figure was an error."""
     kept = ("resourceType", "meta", "identifier", "category", "code", "subject", "derivedFrom")
     return {
         **{key: known[key] for key in kept},
-        "status": _WRONG,
+        "status": _WRONG if _had_figure(known) else _CANCELLED,
         "note": [{"text": "The image is not part of the report any more."}, {"text": NOTICE}],
     }
 
@@ -315,8 +319,7 @@ def _status(content: MessageContent, known: Mapping[str, Resource]) -> str:
     """Return the status of the report; without a figure by whether there ever was one."""
     if content.images:
         return _CORRECTED if known else _UNVERIFIED
-    had_figures = any(_is_figure(each) or each["status"] == _WRONG for each in known.values())
-    return _WRONG if had_figures else _CANCELLED
+    return _WRONG if any(map(_had_figure, known.values())) else _CANCELLED
 
 
 def _report(
@@ -330,7 +333,7 @@ def _report(
         "category": [{"coding": [{"system": f"{_TERMINOLOGY}/v2-0074", "code": "RAD"}]}],
         "code": _concept(codes.REPORT_TITLE),
         "subject": _subject(content),
-        **_when(content.header),
+        **_when(content.observed),
         "issued": content.created.isoformat(),
         "imagingStudy": [_imaging_study(content)],
         "conclusion": _conclusion(content),

@@ -25,7 +25,7 @@ _OBSERVED: Final = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Moment:
     """A date and, as far as it is known, a time of the source, and the zone that it names."""
 
@@ -81,6 +81,12 @@ class MessageContent:
         """When it was made, with a zone: that of the source where it names one."""
         created = self.context.beside(self.header).created
         return created if created.tzinfo else created.astimezone()
+
+    @property
+    def observed(self) -> Moment:
+        """When its first image was acquired, as far as that is known."""
+        moments = [Moment.of(image.header) for image in self.images]
+        return min((it for it in moments if it.date), default=Moment.of(self.header))
 
     @property
     def issuer(self) -> str:

@@ -163,7 +163,7 @@ def _order(content: MessageContent, status: str) -> Segment:
             1: "1",
             3: components(filler, settings.sending_application.partition("^")[0]),
             4: _coded(codes.REPORT_TITLE),
-            7: _moment(Moment.of(ds)),
+            7: _moment(content.observed),
             18: escaped(str(ds.get("AccessionNumber") or "")),
             22: f"{content.created:%Y%m%d%H%M%S%z}",
             24: "RAD",
