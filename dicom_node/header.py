@@ -23,6 +23,7 @@ from pydicom.uid import (
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 from dicom_node.errors import DataSetMismatchError, NotUnderstoodError
+from dicom_node.exam_time import exam_time
 from dicom_node.receive import ReceivedFile
 from dicom_node.types import Identity, StoreRequest
 
@@ -44,6 +45,7 @@ _KEYWORDS: Final = {
         *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
         *("Modality", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyDate"),
         *("PresentationIntentType", "Manufacturer", "ManufacturerModelName"),
+        *("StudyTime", "TimezoneOffsetFromUTC"),
     )
     if (tag := tag_for_keyword(keyword)) is not None
 }
@@ -204,6 +206,9 @@ def _identity(ds: Dataset | Mapping[str, str], request: StoreRequest) -> Identit
         presentation_intent=_text(ds, "PresentationIntentType", 16),
         manufacturer=_text(ds, "Manufacturer", 64),
         manufacturer_model_name=_text(ds, "ManufacturerModelName", 64),
+        exam_at=exam_time(
+            *(_text(ds, each, 16) for each in ("StudyDate", "StudyTime", "TimezoneOffsetFromUTC"))
+        ),
     )
     if (identity.sop_class_uid, identity.sop_instance_uid) != (
         request.sop_class_uid,

@@ -303,6 +303,7 @@ def _set_identity(settings: Settings, study: Study, row: Instance) -> None:
     if identity is not None:
         study.accession_number = identity.accession_number
         study.study_date = identity.study_date
+        study.exam_at = identity.exam_at
 
 
 def _identity_in_file(path: Path, row: Instance) -> Identity | None:

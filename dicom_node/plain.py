@@ -174,6 +174,7 @@ class _Writer:
             issuer_of_patient_id=identity.issuer_of_patient_id,
             accession_number=identity.accession_number,
             study_date=identity.study_date,
+            exam_at=identity.exam_at,
             calling_aet=self._spooled.peer.calling_aet,
             created_at=self._now,
             last_received_at=self._now,

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from builders import DX_FOR_PROCESSING, chest_dataset
@@ -62,6 +63,25 @@ def test_two_patients_in_one_study_the_second_is_quarantined(listen: Listen) -> 
     assert (two.state, two.reason) == (InstanceState.QUARANTINED, "patient_mismatch")
     with node.database.read() as session:
         assert session.scalars(select(Study.patient_id)).all() == ["P1"]
+
+
+def test_a_study_knows_when_it_was_made(listen: Listen) -> None:
+    node = listen()
+    noon = {"StudyDate": "20260101", "StudyTime": "120000"}
+    # The second comes into a study that is there already, without a patient until then.
+    unknown = chest_dataset(seed="a", PatientID="", **noon)
+    known = chest_dataset(
+        seed="b",
+        StudyInstanceUID=unknown.StudyInstanceUID,
+        TimezoneOffsetFromUTC="+0100",
+        **noon,
+    )
+    plain = chest_dataset(seed="c", TimezoneOffsetFromUTC="-0500", **noon)
+    for ds in (unknown, known, plain):
+        assert store(node.port, ds) == 0x0000
+    with node.database.read() as session:
+        found = session.scalars(select(Study.exam_at).order_by(Study.id)).all()
+    assert found == [datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in (11, 17)]
 
 
 def test_our_own_result_coming_back_is_recorded_and_dropped(listen: Listen) -> None:
