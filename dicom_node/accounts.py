@@ -116,6 +116,22 @@ def signed_on(
     return account
 
 
+def without_role(session: Session, issuer: str, subject: str, peer: str | None) -> None:
+    """End the sessions and tokens of whom the provider knows, but gives no role any more."""
+    account = session.scalar(
+        select(Account).where(Account.issuer == issuer, Account.subject == subject)
+    )
+    if account is None:
+        return
+    end_sessions(session, account)
+    session.execute(
+        update(ApiToken)
+        .where(ApiToken.account_id == account.id, ApiToken.revoked_at.is_(None))
+        .values(revoked_at=utc_now())
+    )
+    _changed(session, account, "without_role", Actor(account.name, peer))
+
+
 def _fitting_name(text: str) -> str:
     """Return the nearest name that an account can have: `DOMAIN/user` has a sign too many."""
     name = unicodedata.normalize("NFKC", text).strip().casefold()

@@ -3,22 +3,27 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from rows import open_database
 from servers import free_port, wait_until
 from starlette.types import ASGIApp
 
+from dicom_node.passwords import Passwords
 from dicom_node.web import serve
 from dicom_node.web.app import create_app
 from dicom_node.web.certificate import Certificate
 from models.session import Database
 from models.settings import Settings, load_settings
 
+# As quick as argon2 goes: most tests are not about its cost.
+QUICK = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
 # What a browser says with a form of our own page, and that a person is to see the answer.
 PAGE = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
 
@@ -27,6 +32,16 @@ def web_settings(folder: Path, database_url: str | None = None, **web: Any) -> S
     """Return settings of a node in a folder, by default with SQLite there."""
     wanted = database_url or f"sqlite:///{folder / 'node.db'}"
     return load_settings(None, data_dir=folder / "data", database_url=wanted, web=web)
+
+
+def app_of(settings: Settings, database: Database, passwords: Passwords | None = QUICK) -> FastAPI:
+    """Return the application, by default with passwords that cost little."""
+    app = create_app(settings, database)
+    if passwords is not None:
+        access = app.state.access
+        access.passwords = passwords
+        access.login = replace(access.login, passwords=passwords)
+    return app
 
 
 @contextmanager
@@ -65,11 +80,13 @@ def serving(
 
 
 @contextmanager
-def served(settings: Settings, **client: Any) -> Iterator[tuple[Database, httpx.Client]]:
+def served(
+    settings: Settings, *, passwords: Passwords | None = QUICK, **client: Any
+) -> Iterator[tuple[Database, httpx.Client]]:
     """Serve a new node, and yield its database and a client of it."""
     with (
         migrated(settings) as database,
-        serving(settings, database) as url,
+        serving(settings, database, app_of(settings, database, passwords)) as url,
         httpx.Client(base_url=url, timeout=20, **client) as opened,
     ):
         yield database, opened

@@ -31,6 +31,7 @@ _SCOPES: Final = {
     Scope.AUDIT: "who did what",
     Scope.SYSTEM: "ledger, destinations, workers",
     Scope.ACCOUNTS: "accounts and tokens",
+    Scope.STORE: "send objects (STOW-RS)",
 }
 _CHANGES: Final[dict[str, Change]] = {
     "disable": accounts.disable,

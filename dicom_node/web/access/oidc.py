@@ -39,11 +39,11 @@ _ROLES: Final = tuple(Role)
 
 @dataclass(frozen=True)
 class SignedOn:
-    """Whom the provider vouches for."""
+    """Whom the provider vouches for; without a role none of the groups is one of the settings."""
 
     subject: str
     name: str
-    role: Role
+    role: Role | None
 
 
 @dataclass
@@ -92,12 +92,9 @@ class IdentityProvider:
         tokens = self._tokens(code, _derived(seed, "verifier"))
         claims = self._claims(tokens, _derived(seed, "nonce"))
         told = {**self._user_info(tokens, claims), **claims}
-        role = self._role(told)
-        if role is None:
-            msg = "none of your groups at the identity provider may use this node"
-            raise SignOnError(msg)
         subject = str(claims["sub"])
-        return SignedOn(subject, str(told.get(self.settings.name_claim) or subject), role)
+        name = str(told.get(self.settings.name_claim) or subject)
+        return SignedOn(subject, name, self._role(told))
 
     def _published(self) -> Mapping[str, Any]:
         with self._lock:

@@ -19,6 +19,7 @@ from models.audit import AuditAction, record
 log = logging.getLogger(__name__)
 
 _AWAY_SECONDS: Final = 600
+_NO_ROLE: Final = "none of your groups at the identity provider may use this node"
 _CANCELLED: Final = "the identity provider let nobody in: begin again, or ask an administrator"
 
 
@@ -61,6 +62,10 @@ def router(access: Access, provider: IdentityProvider) -> APIRouter:
 def _open(access: Access, request: Request, who: SignedOn) -> str:
     peer = address_of(request)
     issuer = access.settings.oidc.issuer or ""
+    if who.role is None:
+        with access.database.write() as session:
+            accounts.without_role(session, issuer, who.subject, peer)
+        raise SignOnError(_NO_ROLE)
     with access.database.write() as session:
         account = accounts.signed_on(session, issuer, who.subject, who.name, who.role, peer)
         record(session, AuditAction.LOGIN, "sign_on", actor=account.name, peer=peer)
