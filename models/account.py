@@ -30,6 +30,7 @@ class Scope(StrEnum):
     AUDIT = "audit"
     SYSTEM = "system"  # ledger, destinations, workers
     ACCOUNTS = "accounts"
+    STORE = "store"  # objects in, by STOW-RS
 
 
 class Account(Base):

@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.fields import AETitle, HostName, Network, Port, Priority, Section
 from models.web_address import is_safe_address, is_site
@@ -60,6 +60,10 @@ class WebSettings(Section):
     idle_minutes: Annotated[float, Field(gt=0)] = 60.0  # without use; then a login is over
     login_hours: Annotated[float, Field(gt=0)] = 12.0  # the longest that a login lasts
     oidc: OidcSettings = OidcSettings()
+    dicomweb: bool = True  # QIDO-RS, WADO-RS and STOW-RS below /dicom-web
+    dicomweb_origins: tuple[str, ...] = ()  # of viewers that are served elsewhere; none: no CORS
+    stow_calling_aet: AETitle | None = None  # of what comes by STOW-RS; None: the account's name
+    stow_max_bytes: Annotated[int, Field(ge=1)] = 1 << 30  # of one object
 
     @property
     def is_secure(self) -> bool:
@@ -84,6 +88,15 @@ class WebSettings(Section):
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  compared
         scheme = "https" if self.certificate else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @field_validator("dicomweb_origins")
+    @classmethod
+    def _origins_are_exact(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for each in origins:
+            if not is_site(each) or each.endswith("/"):
+                msg = f"{each} must be like https://viewer.hospital.example, without a path"
+                raise ValueError(msg)
+        return origins
 
     @model_validator(mode="after")
     def _it_is_reached_safely(self) -> Self:

@@ -16,6 +16,7 @@ from dicom_node.web.access.limits import Limits
 from dicom_node.web.access.oidc import IdentityProvider
 from dicom_node.web.auth import Principal, Requires, Scope
 from dicom_node.web.changes import Changes
+from dicom_node.web.dicomweb import routes as dicomweb
 from dicom_node.web.metrics import CONTENT_TYPE, Metrics
 from dicom_node.web.pages.routes import page_routes, published
 from dicom_node.web.pages.site import Site
@@ -29,6 +30,7 @@ _Counts = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.SYSTEM, are
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """Return the application over the given database."""
     app = FastAPI(title="DICOM node", version="1", openapi_url=None)
+    dicomweb.install(app, settings, database)
     _add_access(app, settings, database)
     documents = Documents(settings.artifact_dir)
     page = Metrics(settings, database, documents)

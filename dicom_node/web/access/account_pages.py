@@ -24,14 +24,14 @@ Administrator = Annotated[Principal, Depends(Requires(Role.ADMIN, Scope.ACCOUNTS
 Somebody = Annotated[Principal, Depends(Requires(Role.VIEWER, Scope.ACCOUNTS))]
 Change = Callable[..., None]
 
-_SCOPES: Final = {
-    Scope.RESULTS: "studies, images, figures",
-    Scope.WORKLIST: "claim, read, feedback",
-    Scope.DELIVERIES: "what is sent to whom",
-    Scope.AUDIT: "who did what",
-    Scope.SYSTEM: "ledger, destinations, workers",
-    Scope.ACCOUNTS: "accounts and tokens",
-    Scope.STORE: "send objects (STOW-RS)",
+_TOLD: Final = {
+    "results": "studies, images, figures",
+    "worklist": "claim, read, feedback",
+    "deliveries": "what is sent to whom",
+    "audit": "who did what",
+    "system": "ledger, destinations, workers",
+    "accounts": "accounts and tokens",
+    "store": "objects in, by STOW-RS",
 }
 _CHANGES: Final[dict[str, Change]] = {
     "disable": accounts.disable,
@@ -153,7 +153,7 @@ def _tokens_page(
     context = {
         "tokens": tokens,
         "names": names,
-        "scopes": _SCOPES,
+        "scopes": {scope.value: _TOLD[scope.value] for scope in Scope},
         "days": _OFFERED_DAYS,
         "default_days": accounts.TOKEN_DAYS,
         "message": message,
