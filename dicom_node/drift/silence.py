@@ -32,10 +32,10 @@ class Silence:
         """The same for people."""
         if self.seconds is None:
             return f"{self.source}: no image has ever come."
-        text = f"{self.source}: the last image came {self.seconds / _MINUTE:.0f} minutes ago"
+        text = f"{self.source}: the last image came {_said(self.seconds)} ago"
         if self.limit_seconds is None:
             return f"{text}."
-        return f"{text}; {self.limit_seconds / _MINUTE:g} are allowed."
+        return f"{text}; {_said(self.limit_seconds)} are allowed."
 
     def as_row(self) -> dict[str, Any]:
         """Return plain values for a listing, with the keys that a drift has too."""
@@ -70,6 +70,14 @@ def silences(
         )
         for source, at in known.items()
     ]
+
+
+def _said(seconds: float) -> str:
+    """Return a time in the largest unit of which it has two or more."""
+    for name, unit in (("days", 86_400.0), ("hours", 3_600.0)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / _MINUTE:.0f} minutes"
 
 
 def _limit(source: str, settings: MonitoringSettings) -> float | None:

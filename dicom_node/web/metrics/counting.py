@@ -20,7 +20,7 @@ from models.base import Base
 from models.session import Database
 
 PORTION: Final = 50_000  # ids read by one statement
-FRESH: Final = 5_000  # the newest ids that a first look takes for unsettled
+FRESH: Final = 2_000  # the newest ids that a first look takes for unsettled
 # A row may be committed after one with a higher id was seen. For so long a look reads again.
 SETTLE_SECONDS: Final = 120.0
 
