@@ -28,7 +28,7 @@ MODALITIES: Final[dict[str, str]] = {
     EncapsulatedPDFStorage: "DOC",
     KeyObjectSelectionDocumentStorage: "KO",
 }
-_HIDDEN: Final = (InstanceState.QUARANTINED, InstanceState.SUPERSEDED, InstanceState.WITHDRAWN)
+HIDDEN: Final = (InstanceState.QUARANTINED, InstanceState.SUPERSEDED, InstanceState.WITHDRAWN)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _counts() -> ColumnElement[bool]:
     """Condition on Instance and its Study: what is set aside, or of another patient, does not."""
     own = func.coalesce(Instance.patient_id, Study.patient_id, "")
     return and_(
-        Instance.state.not_in(_HIDDEN),
+        Instance.state.not_in(HIDDEN),
         own == func.coalesce(Study.patient_id, Instance.patient_id, ""),
     )
 
