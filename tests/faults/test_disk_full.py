@@ -105,7 +105,7 @@ def test_the_disk_of_the_database_fills(
                     "database or disk is full" in node.role("dispatch").said()
                     or "database or disk is full" in node.role("worker").said()
                 ),
-                30,
+                120,
                 "a full disk in the log",
             )
         notebook.send_all(node.port, [second])

@@ -74,7 +74,7 @@ def test_killed_after_the_first_bytes(bench: Bench, close_account: CloseAccount)
         senders.send_half(assoc, senders.encoded(image) * 20)
         wait_until(
             lambda: any(path.stat().st_size for path in set(node.incoming) - known),
-            30,
+            90,
             "the first bytes in the spool",
         )
         assert node.role("listen").kill() == -signal.SIGKILL

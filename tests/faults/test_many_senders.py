@@ -176,7 +176,7 @@ def test_twenty_senders_are_served_among_probes_noise_and_aborts(
     print(storm.done)  # noqa: T201  the proof is to be seen
     assert answers == [SUCCESS] * (_SENDERS * per_sender), notebook.refused_associations
     wait_until(lambda: _connections(node) == 0, 60, "the end of every connection")
-    wait_until(lambda: node.incoming == [], 30, "no half file")
+    wait_until(lambda: node.incoming == [], 60, "no half file")
     wait_until(lambda: _held(node)[2] <= before[2] + 4, 60, "the end of the storm's threads")
     after = _held(node)
     print(f"MiB, descriptors, threads: {before} before, {after} after")  # noqa: T201  the same
