@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,13 +23,14 @@ from dicom_node.identity_update import (
 )
 from models.audit import AuditAction, record
 from models.base import utc_now
-from models.imaging import Instance, Series, Study
+from models.imaging import IN_QUARANTINE, Instance, Series, Study
 from models.reasons import SENTENCES, Reason
 from models.rejection import rejected_before
 from models.session import Database
 from models.settings import Settings
 from models.states import InstanceState
 
+_ACTOR_LENGTH = 64
 _RACE = "something else changed the object or its study at the same moment: look again"
 
 
@@ -58,16 +59,20 @@ class QuarantineFilter:
     study_instance_uid: str | None = None
     patient_id: str | None = None
     with_rejected: bool = False
+    after: int | None = None  # ids above this one, for the next page
+    limit: int | None = None
 
 
 def objects(session: Session, wanted: QuarantineFilter) -> Iterator[dict[str, Any]]:
     """Yield one JSON-ready row per object in quarantine, oldest first."""
     query = select(Instance).join(Series).join(Study)
-    query = query.where(Instance.state == InstanceState.QUARANTINED).order_by(Instance.id)
+    query = query.where(text(IN_QUARANTINE)).order_by(Instance.id).limit(wanted.limit)
     if wanted.study_instance_uid is not None:
         query = query.where(Study.study_instance_uid == wanted.study_instance_uid)
     if wanted.patient_id is not None:
         query = query.where(Instance.patient_id == wanted.patient_id)
+    if wanted.after is not None:
+        query = query.where(Instance.id > wanted.after)
     if not wanted.with_rejected:
         query = query.where(Instance.reason != Reason.REJECTED_BY_OPERATOR.value)
     for instance in session.scalars(query):
@@ -259,6 +264,7 @@ def _record(
         session,
         AuditAction.QUARANTINE_ENDED,
         outcome,
+        actor=operator.name[:_ACTOR_LENGTH],
         study_instance_uid=instance.series.study.study_instance_uid,
         sop_instance_uid=instance.sop_instance_uid,
         details={

@@ -22,8 +22,12 @@ from models.states import InstanceState, ReadingState, StudyState
 
 # A row in one of these leaves its SOP Instance UID to another row.
 SET_ASIDE: Final = (InstanceState.QUARANTINED, InstanceState.SUPERSEDED)
+# Written out in index and query, so that the one serves the other.
+IN_QUARANTINE: Final = "instance.state = 'quarantined'"
 # Written out in index and query, as WITHOUT_REPORT is.
 IS_UNUSUAL: Final = "state <> 'analysed'"
+# Radiographs: most series are, and an index of the others costs them nothing.
+USUAL_MODALITIES: Final = ("CR", "DX")
 # Behind every figure: those are minus the percentage.
 WITHOUT_FIGURE: Final = 1.0
 # Written out in index and query, so that the one serves the other.
@@ -47,11 +51,19 @@ class Study(Base):
         Index("ix_study_patient_id", "patient_id"),
         Index("ix_study_accession_number", "accession_number"),
         Index("ix_study_created_at", "created_at"),
-        Index("ix_study_study_date", "study_date", "id"),
+        # Orders of the list of studies, with what is related to the time: a filter by that would
+        # have to pass most rows of the table.
+        Index(
+            "ix_study_study_date",
+            *("study_date", "id", "created_at", "model_version_id", "reading_state"),
+        ),
         Index("ix_study_model_version_id", "model_version_id", "created_at"),
         # The order of the worklist, with what its filters ask of every row on the way.
         Index("ix_study_worklist", "reading_state", "reading_order", "id", "severity", "state"),
-        Index("ix_study_reading_order", "reading_order", "id"),
+        Index(
+            "ix_study_reading_order",
+            *("reading_order", "id", "state", "model_version_id", "created_at"),
+        ),
         *(
             Index(f"ix_study_{each}_reading_order", each, "reading_order", "id", "reading_state")
             for each in ("severity", "calling_aet")
@@ -95,7 +107,15 @@ class Series(Base):
     """One series of a study."""
 
     __tablename__ = "series"
-    __table_args__ = (UniqueConstraint("study_id", "series_instance_uid"),)
+    __table_args__ = (
+        UniqueConstraint("study_id", "series_instance_uid"),
+        Index(
+            "ix_series_modality",
+            *("modality", "study_id"),
+            sqlite_where=text(f"modality NOT IN {USUAL_MODALITIES}"),
+            postgresql_where=text(f"modality NOT IN {USUAL_MODALITIES}"),
+        ),
+    )
 
     id: Mapped[Primary]
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
@@ -139,6 +159,12 @@ class Instance(Base):
         ),
         Index("ix_instance_series_id_state", "series_id", "state"),
         Index("ix_instance_received_at", "received_at"),
+        Index(
+            "ix_instance_quarantined",
+            "id",
+            sqlite_where=text("state = 'quarantined'"),
+            postgresql_where=text("state = 'quarantined'"),
+        ),
         Index("ix_instance_reason_decided_at", "reason", "decided_at"),
         Index("ix_instance_patient_id", "patient_id"),
         Index("ix_instance_calling_aet", "calling_aet", "id"),

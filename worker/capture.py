@@ -108,7 +108,8 @@ def layer_png(findings: Findings) -> bytes:
     it gives the overlay, without the side marks.
     """
     seen = (findings.opacity > 0) | (findings.left > 0) | (findings.right > 0)
-    colours, alpha = np.zeros((np.count_nonzero(seen), 3), np.float32), np.float32(0)
+    colours: Floats = np.zeros((np.count_nonzero(seen), 3), np.float32)
+    alpha: Floats = np.zeros((len(colours), 1), np.float32)
     for weight, colour in findings.strokes():
         part = weight[seen][:, None]
         colours = colours * (1 - part) + part * np.asarray(colour, np.float32)

@@ -16,6 +16,7 @@ _DAY: Final = 24 * _HOUR
 _DATE_LENGTH: Final = 8  # PS3.5 6.2, VR DA
 _STEP: Final = 1024
 UNKNOWN: Final = "\N{EM DASH}"
+Moment = datetime | str | None  # a listing has times as text
 
 
 def percent(value: float | None) -> str:
@@ -30,45 +31,43 @@ def points(value: float | None) -> str:
     return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def moment(value: datetime | str | None) -> str:
+def moment(value: Moment) -> str:
     """Return a time in UTC to the second."""
-    if value is None:
-        return UNKNOWN
-    at = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    at = _parsed(value)
+    return UNKNOWN if at is None else f"{at:%Y-%m-%d %H:%M:%S}"
 
 
-def machine_moment(value: datetime | str | None) -> str:
+def machine_moment(value: Moment) -> str:
     """Return a time for the `datetime` attribute, which the browser turns into local time."""
-    if value is None:
-        return ""
+    at = _parsed(value)
+    return "" if at is None else at.isoformat(timespec="seconds")
+
+
+def _parsed(value: Moment) -> datetime | None:
     at = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return at.astimezone(UTC).isoformat(timespec="seconds")
+    return None if at is None else at.astimezone(UTC)
 
 
 def span(seconds: float | None) -> str:
-    """Return a length of time in its two largest units."""
+    """Return a length of time: seconds, minutes, or two units where it is longer than an hour."""
     if seconds is None:
         return UNKNOWN
     whole = max(0, int(seconds))
-    for unit, name, smaller, smaller_name in (
-        (_DAY, "d", _HOUR, "h"),
-        (_HOUR, "h", _MINUTE, "min"),
-        (_MINUTE, "min", 1, "s"),
-    ):
-        if whole >= unit:
-            rest = whole % unit // smaller
-            return (
-                f"{whole // unit} {name} {rest} {smaller_name}"
-                if rest
-                else f"{whole // unit} {name}"
-            )
-    return f"{whole} s"
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min"
+    unit, name, smaller, smaller_name = (
+        (_DAY, "d", _HOUR, "h") if whole >= _DAY else (_HOUR, "h", _MINUTE, "min")
+    )
+    rest = whole % unit // smaller
+    return f"{whole // unit} {name} {rest} {smaller_name}" if rest else f"{whole // unit} {name}"
 
 
-def age(value: datetime | None) -> str:
+def age(value: Moment) -> str:
     """Return for how long a time is past."""
-    return UNKNOWN if value is None else span((utc_now() - value).total_seconds())
+    at = _parsed(value)
+    return UNKNOWN if at is None else span((utc_now() - at).total_seconds())
 
 
 def dicom_date(value: str | None) -> str:

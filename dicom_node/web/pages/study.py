@@ -1,6 +1,8 @@
 """`/studies/{uid}`: one study: the picture, its figures and their worth, and what became of it."""
 
+import contextlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request, status
@@ -10,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import FeedbackError, ReadingError
 from dicom_node.patient_header import Patient, patient_of
-from dicom_node.study_detail import ImageDetail, StudyDetail, study_detail
+from dicom_node.study_detail import study_detail
+from dicom_node.study_values import ImageDetail, StudyDetail
 from dicom_node.web.auth import Principal, Scope
 from dicom_node.web.pages.site import Reader, Site, StudyUid, Viewer, given
 from dicom_node.web.plots import Figure, Trend, trend
@@ -23,7 +26,6 @@ from dicom_node.worklist.readings import Reader as Person
 from dicom_node.worklist.readings import claim, read, release, unread
 from dicom_node.worklist.rows import WorklistRow, worklist_row
 from models.account import Role
-from models.base import utc_now
 from models.states import ArtifactKind, Verdict
 
 _PRIORS: Final = 20
@@ -59,6 +61,12 @@ class Shown:
     priors: list[Prior]
     trend: Trend | None
     beside: Neighbours
+
+    @property
+    def change(self) -> Prior | None:
+        """The newest earlier exam that can be compared."""
+        earlier = (each for each in reversed(self.priors) if not each.is_later)
+        return next((each for each in earlier if each.delta is not None), None)
 
 
 def routes(site: Site) -> APIRouter:
@@ -198,10 +206,24 @@ def _trend(found: list[Prior], row: WorklistRow) -> Trend | None:
     if not found:
         return None
     figures = [
-        Figure(prior.exam_at or prior.received_at, prior.percent, False, prior.is_comparable)
+        Figure(
+            _exam(prior.exam_at, prior.study_date, prior.received_at),
+            prior.percent,
+            is_this=False,
+            is_comparable=prior.is_comparable,
+        )
         for prior in found
     ]
     if row.percent is not None:
-        at = row.exam_at or row.received_at or utc_now()
-        figures.append(Figure(at, row.percent, True, True))
+        at = _exam(row.exam_at, row.study_date, row.received_at)
+        figures.append(Figure(at, row.percent, is_this=True, is_comparable=True))
     return trend(sorted(figures, key=lambda figure: figure.at))
+
+
+def _exam(exam_at: datetime | None, study_date: str | None, received_at: datetime) -> datetime:
+    """Return when an exam was, as exactly as it is known: a date alone counts as its noon."""
+    if exam_at is not None:
+        return exam_at
+    with contextlib.suppress(ValueError):
+        return datetime.strptime(f"{study_date}12", "%Y%m%d%H").replace(tzinfo=UTC)
+    return received_at

@@ -1,45 +1,58 @@
-// The server says that something changed, never what: the page then asks for itself again.
+// The server says that something changed, never what: a page then asks for itself again.
 const PAUSE = 5_000; // between two readings of a page: each is an event of the audit
 const SLOW = 60_000; // without a stream
 
-export function onChange(topic, act) {
-  let due = false;
-  let last = 0;
+const followers = []; // { topic, isDue, last, act }
+let stream = null;
 
-  const run = async () => {
-    if (!due || document.hidden || Date.now() - last < PAUSE) return;
-    due = false;
-    last = Date.now();
-    await act();
-  };
+function runDue() {
+  if (document.hidden) return;
+  for (const follower of followers) {
+    if (!follower.isDue || Date.now() - follower.last < PAUSE) continue;
+    follower.isDue = false;
+    follower.last = Date.now();
+    follower.act();
+  }
+}
 
-  const want = () => {
-    due = true;
-    run();
-  };
-
-  setInterval(run, 1_000);
-  document.addEventListener("visibilitychange", run);
-  const stream = new EventSource("/events");
+function begin() {
+  stream = new EventSource("/events");
   stream.addEventListener("changed", (event) => {
-    if (event.data.split(" ").includes(topic)) want();
+    const topics = event.data.split(" ");
+    for (const each of followers) each.isDue ||= topics.includes(each.topic);
+    runDue();
   });
-  // A stream that is refused does not come back by itself.
-  setInterval(() => stream.readyState === EventSource.CLOSED && want(), SLOW);
+  setInterval(runDue, 1_000);
+  // A stream that was refused does not come back by itself.
+  setInterval(() => {
+    if (stream.readyState !== EventSource.CLOSED) return;
+    for (const each of followers) each.isDue = true;
+  }, SLOW);
+  document.addEventListener("visibilitychange", runDue);
   addEventListener("pagehide", () => stream.close());
+}
+
+export function onChange(topic, act) {
+  if (!stream) begin();
+  followers.push({ topic, act, isDue: false, last: 0 });
   return stream;
 }
 
-export async function reloadPart(id) {
+export async function reloadParts(ids) {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" }, redirect: "manual" });
-  if (!answer.ok) return false;
-  const made = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(id);
+  if (!answer.ok) return [];
+  const made = new DOMParser().parseFromString(await answer.text(), "text/html");
+  return ids.map((id) => replacePart(id, made.getElementById(id))).filter(Boolean);
+}
+
+// Where somebody is at a control of the part, it stays as it is: typing and focus are not lost.
+function replacePart(id, made) {
   const here = document.getElementById(id);
-  if (!made || !here) return false;
-  const focused = here.contains(document.activeElement)
-    ? document.activeElement.getAttribute("href")
-    : null;
+  if (!made || !here) return null;
+  const active = here.contains(document.activeElement) ? document.activeElement : null;
+  if (active && !active.matches("a[href]")) return null;
   here.replaceWith(made);
-  if (focused) made.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  const same = active && made.querySelector(`a[href="${CSS.escape(active.getAttribute("href"))}"]`);
+  same?.focus({ preventScroll: true });
   return made;
 }

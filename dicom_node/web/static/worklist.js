@@ -1,6 +1,6 @@
 // Keys through the rows, and rows that follow what happens.
 import { onKey } from "./keys.js";
-import { onChange, reloadPart } from "./live.js";
+import { onChange, reloadParts } from "./live.js";
 import { showLocalTimes } from "./times.js";
 
 let chosen = null; // the address of the study
@@ -30,9 +30,7 @@ const list = document.getElementById("rows");
 if (list && !("still" in list.dataset)) {
   const told = document.getElementById("live");
   const stream = onChange("worklist", async () => {
-    const made = await reloadPart("rows");
-    if (!made) return;
-    showLocalTimes(made);
+    (await reloadParts(["rows"])).forEach(showLocalTimes);
     mark();
   });
   const say = () => {

@@ -1,0 +1,147 @@
+"""`/system`: is everything flowing, what waits, who can be reached, how full the disks are."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path, Request, status
+from fastapi.responses import HTMLResponse
+
+from dicom_node.deliveries import DeliveryCounts, delivery_counts
+from dicom_node.deliveries import destinations as destination_rows
+from dicom_node.disk import Forecast, forecasts
+from dicom_node.doctor import check_destination, missing_models
+from dicom_node.drift.judging import Drift, drifts
+from dicom_node.errors import BrokerError
+from dicom_node.ledger import Line, compute
+from dicom_node.overview import Overview, last_contacts, overview
+from dicom_node.queue import JobQueue
+from dicom_node.web.api.remembered import Remembered
+from dicom_node.web.auth import Principal
+from dicom_node.web.metrics.paced import Paced
+from dicom_node.web.pages.site import Operator, Site
+from dicom_node.web.plots import Bars, bars
+from dicom_node.web.rendering import page
+
+_DRIFT_SECONDS = 600.0
+Name = Annotated[str, Path(max_length=64)]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What reads whole tables or folders."""
+
+    deliveries: DeliveryCounts
+    contacts: dict[str, datetime]
+    lines: list[Line]
+    disks: list[Forecast]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who answers the broker, with what each of them can do. `problem`: why nobody does."""
+
+    names: dict[str, dict[str, Any]]
+    problems: list[str]
+
+
+class System:
+    """What the page remembers between requests."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.counted = Remembered(self._count)
+        self.workers = Remembered(self._ask)
+        self.drift: Paced[list[Drift]] = Paced("drift of the page", self._drift, _DRIFT_SECONDS)
+
+    def _count(self) -> Counted:
+        site = self._site
+        lines = compute(site.database, site.settings, site.documents)
+        with site.database.read() as session:
+            return Counted(
+                delivery_counts(session),
+                last_contacts(session),
+                lines,
+                forecasts(session, site.settings),
+            )
+
+    def _ask(self) -> Workers:
+        queue = JobQueue(self._site.settings.effective_broker_url)
+        try:
+            names = queue.installed_models()
+        except BrokerError as error:
+            return Workers({}, [str(error)])
+        finally:
+            queue.close()
+        if not names:
+            return Workers({}, ["no worker answers: start one with `dicom-worker run`"])
+        return Workers(names, missing_models(self._site.settings, names))
+
+    def _drift(self) -> list[Drift]:
+        with self._site.database.read() as session:
+            return drifts(session, self._site.settings.monitoring)
+
+
+def routes(site: Site) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(include_in_schema=False)
+    system = System(site)
+
+    @router.get("/system")
+    def show(request: Request, who: Operator) -> HTMLResponse:
+        """Show how the node does; the workers are asked by the page afterwards."""
+        return _page(site, system, request, who)
+
+    @router.get("/system/workers")
+    def workers(request: Request, who: Operator) -> HTMLResponse:
+        """Show the workers that answer, which takes the broker some seconds."""
+        asked = system.workers.value()
+        context = {"workers": asked.value, "at": asked.at}
+        return page(request, "workers.html", context, principal=who)
+
+    @router.post("/system/destinations/{name}/echo")
+    def echo(request: Request, who: Operator, name: Name) -> HTMLResponse:
+        """Ask one destination now whether it answers."""
+        to = next((each for each in site.settings.destinations if each.name == name), None)
+        if to is None:
+            raise HTTPException(status.HTTP_404_NOT_FOUND, "no destination has this name")
+        try:
+            said = f"{name} {check_destination(site.settings, site.database, to)}."
+        except RuntimeError as error:
+            return _page(site, system, request, who, problem=f"{name}: {error}.")
+        return _page(site, system, request, who, said=said)
+
+    return router
+
+
+def _page(
+    site: Site,
+    system: System,
+    request: Request,
+    who: Principal,
+    *,
+    problem: str | None = None,
+    said: str | None = None,
+) -> HTMLResponse:
+    counted = system.counted.value()
+    drift = system.drift.value()
+    with site.database.read() as session:
+        now = overview(session)
+        receivers = destination_rows(session, counted.value.deliveries)
+    context = {
+        "now": now,
+        "counted": counted.value,
+        "counted_at": counted.at,
+        "destinations": receivers,
+        "configured": {each.name: each for each in site.settings.destinations},
+        "plot": _plot(now),
+        "drift": [each for each in (drift.value if drift else []) if each.is_known],
+        "problem": problem,
+        "said": said,
+        "is_balanced": all(line.balanced for line in counted.value.lines),
+    }
+    return page(request, "system.html", context, principal=who)
+
+
+def _plot(now: Overview) -> Bars:
+    return bars([(f"{hour.begins:%H}", (hour.received, hour.analysed)) for hour in now.hours])
