@@ -23,6 +23,7 @@ from dicom_node.options import serve_as
 from dicom_node.options import settings_of as _settings
 from dicom_node.storage_commands import backup, retention, scrub
 from dicom_node.study_commands import replay
+from dicom_node.worklist_commands import feedback, worklist
 from models.files import keep_files_private
 from models.sections import DestinationSettings
 from models.session import Database
@@ -377,6 +378,8 @@ cli.add_command(scrub)
 db.add_command(backup)
 cli.add_command(patient)
 cli.add_command(replay)
+cli.add_command(worklist)
+cli.add_command(feedback)
 
 
 def main() -> None:

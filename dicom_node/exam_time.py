@@ -17,10 +17,11 @@ def exam_time(date: str | None, time: str | None, offset: str | None) -> datetim
     day, clock = _DATE.fullmatch(date or ""), _TIME.fullmatch(time or "")
     if day is None or clock is None:
         return None
-    numbers = [int(each or 0) for each in (*day.groups(), *clock.groups())]
+    year, month, number = map(int, day.groups())
+    hour, minute, second = (int(each or 0) for each in clock.groups())
     zone = _OFFSET.fullmatch(offset or "")
     try:
-        moment = datetime(*numbers)  # noqa: DTZ001  its zone follows
+        moment = datetime(year, month, number, hour, minute, second)  # noqa: DTZ001  its zone follows
         if zone is None:
             return moment.astimezone(UTC)
         away = timedelta(hours=int(zone[2]), minutes=int(zone[3]))

@@ -58,6 +58,7 @@ class AuditAction(StrEnum):
     STUDY_READ = "study_read"
     READING_REOPENED = "reading_reopened"  # a newer report says something else, or by its reader
     FEEDBACK_GIVEN = "feedback_given"  # the outcome is the verdict
+    FEEDBACK_EXPORTED = "feedback_exported"  # with the images that it is about
     PATIENT_DATA_READ = "patient_data_read"  # by a user; the outcome says what was read
     LOGIN = "login"  # the outcome says how
     LOGIN_FAILED = "login_failed"
@@ -67,6 +68,8 @@ class AuditAction(StrEnum):
     TOKEN_CREATED = "token_created"  # noqa: S105  the name of an event
     TOKEN_REVOKED = "token_revoked"  # noqa: S105  the same
     STORAGE_SCRUBBED = "storage_scrubbed"  # every stored file of a portion was read
+    APPLICATION_STARTED = "application_started"  # a role of the node: the outcome says which
+    APPLICATION_STOPPED = "application_stopped"  # in order
     CONFIGURATION_CHANGED = "configuration_changed"  # found when a role starts
     AUDIT_READ = "audit_read"  # listed, on a page or by a command
     AUDIT_EXPORTED = "audit_exported"
