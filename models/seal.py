@@ -54,7 +54,7 @@ class AuditMark(Base):
 
 
 class AuditForwarding(Base):
-    """How far the audit repository has the events: up to this one of this seal, at least once.
+    """How far the audit repository has the events: those below this seal, at least once.
 
     Who sends has the lease, so that of several dispatchers one does.
     """
@@ -63,7 +63,6 @@ class AuditForwarding(Base):
 
     repository: Mapped[str] = mapped_column(String(270), primary_key=True)  # host:port
     seal_number: Mapped[int] = mapped_column(default=0)
-    event_id: Mapped[int] = mapped_column(_EVENT_ID, default=0)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     failing_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     error: Mapped[str | None] = mapped_column(String(400))

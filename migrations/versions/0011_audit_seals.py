@@ -93,7 +93,6 @@ def _create_tables() -> None:
         'audit_forwarding',
         sa.Column('repository', sa.String(length=270), nullable=False),
         sa.Column('seal_number', sa.Integer(), nullable=False),
-        sa.Column('event_id', EVENT_ID, nullable=False),
         sa.Column('sent_at', models.base.UtcDateTime(), nullable=True),
         sa.Column('failing_since', models.base.UtcDateTime(), nullable=True),
         sa.Column('error', sa.String(length=400), nullable=True),
