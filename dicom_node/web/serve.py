@@ -18,7 +18,7 @@ from models.people_sections import WebSettings
 from models.session import Database
 from models.settings import Settings
 
-_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _GRACE_SECONDS: Final = 10  # for answers that are under way when the end comes
 _LOOK_SECONDS: Final = 30.0
 
@@ -58,7 +58,8 @@ def only_for(web: WebSettings, application: ASGIApp) -> ASGIApp:
     """
     if not web.hosts and (web.behind_proxy or not web.is_loopback):
         return application
-    allowed = dict.fromkeys((*web.hosts, *_LOOPBACK_NAMES, web.host))
+    own = f"[{web.host}]" if ":" in web.host else web.host
+    allowed = dict.fromkeys((*web.hosts, *_LOOPBACK_NAMES, own))
     return TrustedHostMiddleware(application, list(allowed), www_redirect=False)
 
 
