@@ -1,7 +1,6 @@
 """Composition root of the node: reads the settings once and hands every part what it needs."""
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,12 +9,14 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.account_commands import account, token
+from dicom_node.audit_commands import audit
 from dicom_node.delivery_commands import deliveries
 from dicom_node.errors import NodeError
 from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
 from dicom_node.monitoring_commands import drift
 from dicom_node.operator_commands import patient, quarantine
+from dicom_node.options import as_utc as _utc
 from dicom_node.options import common as _common
 from dicom_node.options import listing as _listing
 from dicom_node.options import open_database as _database
@@ -101,15 +102,17 @@ def listen(config: Path | None, data_dir: Path | None) -> None:
 @cli.command()
 @_common
 def dispatch(config: Path | None, data_dir: Path | None) -> None:
-    """Publish jobs, settle studies, plan deliveries, take back expired leases."""
+    """Publish jobs, settle studies, plan deliveries, take back expired leases, seal the audit."""
+    from dicom_node.audit.forwarding import forwarding
     from dicom_node.dispatch import Dispatcher
     from dicom_node.queue import JobQueue
 
     settings = _settings(config, data_dir)
     serve_as("dispatch", settings)
-    queue = JobQueue(settings.effective_broker_url)
-    dispatcher = Dispatcher(settings, _database(settings), queue)
-    run_loop(dispatcher.step, stop_on_signals(), settings.dispatch.poll_seconds)
+    queue, database = JobQueue(settings.effective_broker_url), _database(settings)
+    dispatcher, stop = Dispatcher(settings, database, queue), stop_on_signals()
+    with forwarding(settings, database, stop):
+        run_loop(dispatcher.step, stop, settings.dispatch.poll_seconds)
 
 
 @cli.command()
@@ -228,13 +231,6 @@ def ledger(
     ]
     print_rows(rows, Format(form or Format.TABLE), columns)
     sys.exit(0 if all(line.balanced for line in lines) else 1)
-
-
-def _utc(
-    _context: click.Context, _option: click.Parameter, value: datetime | None
-) -> datetime | None:
-    """Read a date without a zone as local time, as a person means it."""
-    return value.astimezone(UTC) if value else None
 
 
 @cli.command()
@@ -370,6 +366,7 @@ def conformance(config: Path | None, data_dir: Path | None, out: TextIO) -> None
 
 cli.add_command(account)
 cli.add_command(token)
+cli.add_command(audit)
 cli.add_command(deliveries)
 cli.add_command(quarantine)
 cli.add_command(drift)

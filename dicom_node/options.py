@@ -1,11 +1,13 @@
 """What every command takes, and what it makes of it: settings and database."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from dicom_node.listing import Format
+from models.attendance import note_start, note_stop
 from models.files import keep_files_private
 from models.log import set_up_logging
 from models.running import register
@@ -44,6 +46,13 @@ def listing(command: Command) -> Command:
     return command
 
 
+def as_utc(
+    _context: click.Context, _option: click.Parameter, value: datetime | None
+) -> datetime | None:
+    """Read a date without a zone as local time, as a person means it. For `callback=`."""
+    return value.astimezone(UTC) if value else None
+
+
 def settings_of(config: Path | None, data_dir: Path | None) -> Settings:
     """Return the settings. Raises click.UsageError, in words, when they cannot be read."""
     try:
@@ -53,11 +62,14 @@ def settings_of(config: Path | None, data_dir: Path | None) -> Settings:
 
 
 def serve_as(role: str, settings: Settings) -> None:
-    """Prepare a long-running process: its log, its place in the metrics, and private files."""
+    """Prepare a long-running process: log, private files, its place in metrics and audit."""
     keep_files_private()
     log = settings.log
     set_up_logging(role, level=log.level, as_json=log.format == "json")
     register(settings.data_dir, role)
+    if role != "up":  # its children are the roles
+        note_start(settings, role)
+        click.get_current_context().call_on_close(lambda: note_stop(settings, role))
 
 
 def open_database(settings: Settings) -> Database:

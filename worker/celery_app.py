@@ -8,6 +8,7 @@ from celery import Celery, signals
 from celery.worker.control import inspect_command
 from kombu import Queue
 
+from models.attendance import attended
 from models.log import set_up_logging
 from models.messages import CONTROL_MODELS, SERVED, TASKS
 from models.session import Database
@@ -149,13 +150,13 @@ def run_worker(settings: Settings) -> None:
     verify_models(settings)
     app = make_app(settings)
     register(app, settings)
-    app.worker_main(
-        [
-            "worker",
-            "--pool=prefork",
-            f"--concurrency={settings.worker.concurrency}",
-            "--loglevel=WARNING",
-            "--without-gossip",
-            "--without-mingle",
-        ]
-    )
+    arguments = [
+        "worker",
+        "--pool=prefork",
+        f"--concurrency={settings.worker.concurrency}",
+        "--loglevel=WARNING",
+        "--without-gossip",
+        "--without-mingle",
+    ]
+    with attended(settings, "worker"):
+        app.worker_main(arguments)

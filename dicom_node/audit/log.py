@@ -157,11 +157,22 @@ def events(
 
 def every_event(session: Session, wanted: AuditFilter) -> Iterator[dict[str, Any]]:
     """Yield all events, oldest first, page by page: memory does not grow with their number."""
+    return _stream(session, wanted, oldest_first=True)
+
+
+def newest_events(session: Session, wanted: AuditFilter) -> Iterator[dict[str, Any]]:
+    """Yield all events, newest first, in the same way."""
+    return _stream(session, wanted, oldest_first=False)
+
+
+def _stream(
+    session: Session, wanted: AuditFilter, *, oldest_first: bool
+) -> Iterator[dict[str, Any]]:
     cursor: str | None = None
     while True:
-        page = events(session, wanted, cursor, MAX_LIMIT, oldest_first=True)
-        yield from page.rows
+        page = events(session, wanted, cursor, MAX_LIMIT, oldest_first=oldest_first)
         session.expunge_all()
+        yield from page.rows
         if page.next is None:
             return
         cursor = page.next
