@@ -12,7 +12,7 @@ from models.delivery import Delivery, Destination
 from models.rejection import WithdrawnArtifact
 from models.result import Analysis, Artifact, ReportedAnalysis
 from models.settings import Settings
-from models.states import ArtifactKind
+from models.states import MESSAGES, ArtifactKind
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Subject:
 def files_of(
     session: Session, settings: Settings, subjects: Sequence[Subject]
 ) -> dict[int, list[dict[str, Any]]]:
-    """Return the artifacts of each analysis, the newest SR that speaks of it and its page, our note.
+    """Return the artifacts of each analysis, the newest SR that speaks of it, our note.
 
-    DICOM objects come with their deliveries. The key is the id of the analysis.
+    With the SR its page and messages. What is sent comes with its deliveries. The key is the id of
+    the analysis.
     """
     ids = [each.analysis.id for each in subjects]
     own = _own(session, ids)
@@ -75,11 +76,11 @@ def _reports(session: Session, subjects: Sequence[Subject]) -> dict[int, Artifac
 def _pages(
     session: Session, study_ids: Iterable[int | None]
 ) -> dict[tuple[int | None, int | None], list[Artifact]]:
-    query = select(Artifact).where(
-        Artifact.study_id.in_(study_ids), Artifact.kind == ArtifactKind.PDF
-    )
+    """Return what else tells of a study revision: the page, the messages."""
+    kinds = (ArtifactKind.PDF, *MESSAGES)
+    query = select(Artifact).where(Artifact.study_id.in_(study_ids), Artifact.kind.in_(kinds))
     found: dict[tuple[int | None, int | None], list[Artifact]] = defaultdict(list)
-    for row in session.scalars(query):
+    for row in session.scalars(query.order_by(Artifact.id)):
         found[row.study_id, row.revision].append(row)
     return found
 
@@ -123,11 +124,12 @@ def _deliveries(session: Session, artifact_ids: Iterable[int]) -> dict[int, list
 def _file(
     settings: Settings, artifact: Artifact, sent: dict[int, list[dict[str, Any]]]
 ) -> dict[str, Any]:
+    is_sent = artifact.sop_instance_uid is not None or artifact.kind in MESSAGES
     return {
         "kind": artifact.kind.value,
         "path": str(settings.artifact_dir / artifact.storage_key),
         "sop_instance_uid": artifact.sop_instance_uid,
         "sha256": artifact.sha256,
         "purged": artifact.purged_at is not None,
-        "deliveries": sent[artifact.id] if artifact.sop_instance_uid is not None else [],
+        "deliveries": sent[artifact.id] if is_sent else [],
     }

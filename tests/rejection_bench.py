@@ -22,6 +22,7 @@ from dicom_node.delivery import Deliverer, synchronise_destinations
 from dicom_node.dispatch import Dispatcher
 from dicom_node.ledger import compute
 from dicom_node.queue import JobQueue
+from dicom_node.senders.chosen import sender_for
 from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction, AuditEvent
 from models.delivery import Delivery, Destination
@@ -132,11 +133,10 @@ class Bench:
 
     def deliver(self) -> None:
         """Send what is due, to every destination."""
-        sender = CStoreSender("NODE", 5.0)
-        with self.database.read() as session:
-            ids = session.scalars(select(Destination.id).where(Destination.enabled)).all()
-        for destination_id in ids:
-            while Deliverer(self.settings, self.database, sender, destination_id).step():
+        for row in self.all(Destination, Destination.enabled):
+            is_url = row.name in self.settings.destinations_over_web
+            sender = sender_for(self.settings, row.name) if is_url else CStoreSender("NODE", 5.0)
+            while Deliverer(self.settings, self.database, sender, row.id).step():
                 pass
 
     def run(self) -> None:

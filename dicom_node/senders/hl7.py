@@ -56,7 +56,8 @@ class Hl7Sender:
             return str(error)
         try:
             line.connect()
-            problem = line.tls_problem()
+            is_closed = line.is_closed_there()
+            problem = line.tls_problem() or ("it closes the connection" if is_closed else None)
         except OSError as error:
             problem = why(error)
         finally:

@@ -18,6 +18,7 @@ _END: Final = b"\x1c\r"
 _BETWEEN: Final = b"\r\n"  # what some send between two blocks
 _PIECE: Final = 1 << 16
 _MAX_BLOCK: Final = 1 << 20
+_LOOK_SECONDS: Final = 0.5
 
 
 class MllpError(Exception):
@@ -85,6 +86,16 @@ class MllpLine:
             msg = "the connection was closed"
             raise ConnectionResetError(msg)
         return piece
+
+    def is_closed_there(self) -> bool:
+        """Say whether the peer ends a new connection at once, before anything is said."""
+        try:
+            self._rest += self._receive(time.monotonic() + _LOOK_SECONDS)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+        return False
 
     def deadline(self) -> float:
         """Return until when an answer to what is said now must be whole."""

@@ -1,0 +1,287 @@
+"""HL7 and FHIR from image to receiver, through every role: in order, once, and taken back."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from message_nodes import MessageBench, message_node
+from message_peers import CLOSE, HANG, FhirPeer, MllpPeer, acknowledged
+from rejection_bench import image
+from rejection_notes import WORKLIST, rejection_note
+from servers import free_port
+
+from dicom_node.doctor import check_destination
+from dicom_node.results import ResultFilter, results
+from dicom_node.retrying import retry
+from models.audit import AuditAction, AuditEvent
+from models.delivery import Destination
+from models.result import Analysis, Artifact
+from models.settings import load_settings
+from models.states import ArtifactKind, CircuitState, DeliveryState, StudyState
+from worker.sandbox import Sandbox
+
+HL7, FHIR = ArtifactKind.HL7, ArtifactKind.FHIR
+SENT, WITHDRAWN = DeliveryState.SENT, DeliveryState.WITHDRAWN
+Make = Callable[..., MessageBench]
+# What is about senders and messages alone is the same over both; the SQL of orders is not.
+ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(load_settings()) as child:
+        yield child
+
+
+@pytest.fixture
+def node(
+    listen: Any, redis_server: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Make]:
+    """Give a node with these destinations; keyword arguments are sections of the settings."""
+    with ExitStack() as stack:
+
+        def start(*destinations: dict[str, Any], **sections: Any) -> MessageBench:
+            return stack.enter_context(
+                message_node(listen, redis_server, sandbox, monkeypatch, *destinations, **sections)
+            )
+
+        yield start
+
+
+@pytest.fixture
+def ris() -> Iterator[MllpPeer]:
+    with MllpPeer().running() as peer:
+        yield peer
+
+
+@pytest.fixture
+def ehr() -> Iterator[FhirPeer]:
+    with FhirPeer().running() as peer:
+        yield peer
+
+
+def _hl7(peer: MllpPeer, **more: object) -> dict[str, Any]:
+    return {"name": "ris", "url": peer.url, **more}
+
+
+def _fhir(peer: FhirPeer, **more: object) -> dict[str, Any]:
+    return {"name": "ehr", "url": peer.url, **more}
+
+
+def _status(message: Any) -> str:
+    return str(message.segment("OBR")[25])
+
+
+def _names(message: Any, status: str) -> set[str]:
+    """The names of what is told of images with a status."""
+    lines = message.segments("OBX")
+    return {str(it[3]).partition("^")[0] for it in lines if str(it[4]) and str(it[11]) == status}
+
+
+def _total(message: Any) -> list[float]:
+    lines = message.segments("OBX")
+    return [float(str(it[5])) for it in lines if "_PCT_TOTAL^" in str(it[3]) and str(it[5])]
+
+
+@ONE_DATABASE
+def test_a_study_is_told_as_hl7_and_as_fhir(node: Make, ris: MllpPeer, ehr: FhirPeer) -> None:
+    it = node(_hl7(ris), _fhir(ehr))
+    it.send(image(1), image(2, ViewPosition="LL"))
+    it.run()
+    assert it.study.state is StudyState.DELIVERED
+    assert it.of_kind(HL7) == it.of_kind(FHIR) == [(1, SENT)]
+    assert [kind for kind, _ in it.deliveries()] == ["hl7", "fhir"]
+    (message,) = ris.messages
+    assert _status(message) == "R"
+    assert str(message.segment("PID")[3]) == "P1^^^^PI"
+    (analysis,) = it.all(Analysis)
+    assert _total(message) == [round(analysis.opacity_percent_total, 2)]
+    assert _names(message, "X") == {"NOT_ANALYSED"}
+    (report,) = ehr.of_kind("DiagnosticReport")
+    assert report["status"] == "preliminary"
+    assert len(report["result"]) == 2
+    assert it.unbalanced == []
+    _assert_listed(it)
+    for destination in it.settings.destinations:
+        assert check_destination(it.settings, it.database, destination)
+
+
+def _assert_listed(it: MessageBench) -> None:
+    """The listing of results names the messages with their deliveries."""
+    with it.database.read() as session:
+        rows = list(results(session, it.settings, ResultFilter(state="analysed")))
+    files = {each["kind"]: each for each in rows[0]["files"]}
+    assert {"seg", "sr", "hl7", "fhir"} <= set(files)
+    assert [each["destination"] for each in files["hl7"]["deliveries"]] == ["ris"]
+
+
+@ONE_DATABASE
+def test_errors_are_retried_refusals_wait_for_an_operator_and_silence_is_given_up(
+    node: Make, ris: MllpPeer
+) -> None:
+    it = node(_hl7(ris), delivery={"max_attempts": 2, "timeout_seconds": 0.3})
+    codes = iter(("AE", "AR"))
+    ris.answer = lambda message: str(message.create_ack(next(codes)))
+    it.send(image())
+    it.run()
+    it.make_due()
+    it.deliver()
+    assert it.of_kind(HL7) == [(1, DeliveryState.REJECTED)]
+    assert it.study.state is StudyState.REPORTED
+    ris.answer = lambda _: HANG
+    assert retry(it.database, destination="ris") == 1
+    for _ in range(2):
+        it.deliver()
+        it.make_due()
+    assert it.of_kind(HL7) == [(1, DeliveryState.DEAD)]
+    (destination,) = it.all(Destination)
+    assert destination.failures == 2
+    ris.answer = acknowledged("AA")
+    assert retry(it.database, destination="ris") == 1
+    it.run()
+    assert it.of_kind(HL7) == [(1, SENT)]
+    assert it.study.state is StudyState.DELIVERED
+    # Five times the same message: a receiver that had it already knows it by its control id.
+    assert len(ris.messages) == 5
+    assert len(set(map(str, ris.messages))) == 1
+    assert it.unbalanced == []
+    sent = [
+        row.outcome for row in it.all(AuditEvent, AuditEvent.action == AuditAction.ARTIFACT_SENT)
+    ]
+    assert sent == ["retry", "rejected", "retry", "retry", "sent"]
+
+
+@ONE_DATABASE
+def test_a_receiver_that_breaks_off_is_paused_as_a_whole(node: Make, ris: MllpPeer) -> None:
+    it = node(_hl7(ris), delivery={"circuit_failures": 2})
+    ris.answer = lambda _: CLOSE
+    it.send(image(1), image(2, StudyInstanceUID="1.2.840.78"))
+    it.run()
+    for _ in range(3):
+        it.make_due()
+        it.deliver()
+    (destination,) = it.all(Destination)
+    assert destination.state is CircuitState.OPEN
+    ris.answer = acknowledged("AA")
+    for _ in range(3):
+        it.make_due()
+        it.deliver()
+    assert it.of_kind(HL7) == [(1, SENT), (1, SENT)]
+    (destination,) = it.all(Destination)
+    assert destination.state is CircuitState.CLOSED
+
+
+@ONE_DATABASE
+def test_a_late_image_corrects_the_report(node: Make, ris: MllpPeer, ehr: FhirPeer) -> None:
+    it = node(_hl7(ris), _fhir(ehr))
+    it.send(image(1))
+    it.run()
+    it.send(image(2))
+    it.run()
+    assert it.of_kind(HL7) == it.of_kind(FHIR) == [(1, SENT), (2, SENT)]
+    assert list(map(_status, ris.messages)) == ["R", "C"]
+    assert len(_total(ris.messages[1])) == 2
+    (report,) = ehr.of_kind("DiagnosticReport")
+    assert report["status"] == "corrected"
+    assert len(ehr.of_kind("Observation")) == 2
+    assert it.unbalanced == []
+
+
+def test_a_message_that_waited_too_long_is_replaced_and_not_sent(node: Make) -> None:
+    peer = MllpPeer(port=free_port())
+    it = node(_hl7(peer))
+    it.send(image(1))
+    it.run()
+    it.send(image(2))
+    it.run()
+    assert it.of_kind(HL7)[1] == (2, DeliveryState.DUE)
+    with peer.running():
+        for _ in range(3):
+            it.make_due()
+            it.deliver()
+    it.run()
+    assert it.of_kind(HL7) == [(1, WITHDRAWN), (2, SENT)]
+    assert list(map(_status, peer.messages)) == ["C"]
+    assert it.study.state is StudyState.DELIVERED
+    assert it.unbalanced == []
+
+
+def test_rejected_images_are_taken_back(node: Make, ris: MllpPeer, ehr: FhirPeer) -> None:
+    it = node(_hl7(ris), _fhir(ehr))
+    first, second = image(1), image(2)
+    it.send(first, second)
+    it.run()
+    it.send(rejection_note([first]))
+    it.run()
+    assert _status(ris.messages[1]) == "C"
+    assert "OPACITY_AREA_PCT_TOTAL" in _names(ris.messages[1], "D")
+    assert len(_total(ris.messages[1])) == 1
+    it.send(rejection_note([second], WORKLIST))
+    it.run()
+    assert it.study.state is StudyState.CLOSED
+    assert it.of_kind(HL7) == it.of_kind(FHIR) == [(1, SENT), (2, SENT), (3, SENT)]
+    last = ris.messages[2]
+    assert _status(last) == "C"
+    assert _total(last) == []
+    assert "OPACITY_AREA_PCT_TOTAL" in _names(last, "W")
+    (report,) = ehr.of_kind("DiagnosticReport")
+    assert report["status"] == "entered-in-error"
+    assert {each["status"] for each in ehr.of_kind("Observation")} == {"entered-in-error"}
+    assert all("valueQuantity" not in each for each in ehr.of_kind("Observation"))
+    assert it.unbalanced == []
+    # What comes again without news makes no further message.
+    it.send(rejection_note([second], WORKLIST, seed="2"))
+    it.run()
+    assert len(ris.messages) == 3
+
+
+@ONE_DATABASE
+def test_what_was_rejected_before_it_was_sent_is_told_to_nobody(node: Make) -> None:
+    peer = MllpPeer(port=free_port())
+    it = node(_hl7(peer))
+    only = image()
+    it.send(only)
+    it.run()
+    it.send(rejection_note([only]))
+    it.run()
+    with peer.running():
+        it.make_due()
+        it.run()
+    assert it.of_kind(HL7) == [(1, WITHDRAWN)]
+    assert peer.messages == []
+    assert it.study.state is StudyState.CLOSED
+
+
+def test_why_there_is_no_figure_is_told_where_it_is_wanted(
+    node: Make, ris: MllpPeer, ehr: FhirPeer
+) -> None:
+    it = node(_hl7(ris, not_analysed="always"), _fhir(ehr))
+    it.send(image(1, ViewPosition="LL"))
+    it.run()
+    assert it.study.state is StudyState.CLOSED
+    assert it.of_kind(HL7) == [(1, SENT)]
+    assert it.of_kind(FHIR) == []
+    (message,) = ris.messages
+    assert _status(message) == "X"
+    assert str(message.segment("PID")[5]).startswith("Phantom^Chest")
+    assert it.unbalanced == []
+    # The same again is no news; a figure is, to both.
+    it.send(image(1, ViewPosition="LL"))
+    it.run()
+    assert len(ris.messages) == 1
+    it.send(image(2))
+    it.run()
+    assert list(map(_status, ris.messages)) == ["X", "C"]
+    assert [each["status"] for each in ehr.of_kind("DiagnosticReport")] == ["corrected"]
+    assert it.study.state is StudyState.DELIVERED
+    assert it.unbalanced == []
+
+
+@ONE_DATABASE
+def test_without_a_receiver_of_messages_nothing_is_made(node: Make) -> None:
+    it = node()
+    it.send(image(1), image(2, ViewPosition="LL", StudyInstanceUID="1.2.840.78"))
+    it.run()
+    kinds = {row.kind for row in it.all(Artifact)}
+    assert not kinds & {HL7, FHIR}
