@@ -22,6 +22,7 @@ from dicom_node.options import listing as _listing
 from dicom_node.options import open_database as _database
 from dicom_node.options import serve_as
 from dicom_node.options import settings_of as _settings
+from dicom_node.rules_commands import rules
 from dicom_node.storage_commands import backup, retention, scrub
 from dicom_node.study_commands import replay
 from dicom_node.worklist_commands import feedback, worklist
@@ -375,6 +376,7 @@ cli.add_command(scrub)
 db.add_command(backup)
 cli.add_command(patient)
 cli.add_command(replay)
+cli.add_command(rules)
 cli.add_command(worklist)
 cli.add_command(feedback)
 

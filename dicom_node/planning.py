@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.intake import is_another_patient
 from dicom_node.rejection import plan_notes
-from dicom_node.routing import EARLIER, StudyFacts, route
+from dicom_node.routing import Receiving, receivers
 from dicom_node.study_facts import facts_of
 from models.audit import AuditAction, record
 from models.base import advance
@@ -155,22 +155,15 @@ def _plan(
     """Make each result due where it is wanted and not due yet, SEG first; our notes too."""
     ordered = sorted(results, key=lambda it: (it.kind is not ArtifactKind.SEG, it.id))
     known = {each.name: each for each in settings.destinations}
-    is_asked = bool(settings.routes) or any(each.takes_messages for each in settings.destinations)
-    facts = facts_of(session, settings, study) if is_asked else StudyFacts()
-    before = _receivers_before(session, study) if is_asked else frozenset[int]()
-    routed = route(settings.routes, facts).destinations
+    decided = _receiving(session, settings, study)
     planned = _Planned()
     for destination in session.scalars(select(Destination).where(Destination.enabled)).all():
         own = known.get(destination.name)
-        reasons = list(routed.get(destination.name, ()))
-        if destination.id in before:
-            reasons.append(EARLIER)
-        elif own is not None and own.takes_messages and not _is_told(own, facts):
+        here = decided.get(destination.name)
+        if here is not None and not here.gets:
             continue
-        if settings.routes:
-            if not reasons:
-                continue
-            planned.reasons[destination.name] = reasons
+        if here is not None and settings.routes:
+            planned.reasons[destination.name] = list(here.reasons)
         kinds = _USUAL if own is None else kinds_for(own)  # None: of another host's settings
         chosen = [artifact.id for artifact in ordered if artifact.kind in kinds]
         planned.deliveries += _make_due(session, destination.id, chosen)
@@ -178,17 +171,17 @@ def _plan(
     return planned
 
 
-def _is_told(destination: DestinationSettings, facts: StudyFacts) -> bool:
-    return facts.state == "analysed" or destination.not_analysed == "always"
+def _receiving(session: Session, settings: Settings, study: Study) -> dict[str, Receiving]:
+    if not settings.routes and not any(each.takes_messages for each in settings.destinations):
+        return {}  # everything to everybody: nothing is asked of the study
+    facts = facts_of(session, settings, study)
+    return receivers(settings, facts, earlier_receivers(session, study))
 
 
-def _receivers_before(session: Session, study: Study) -> frozenset[int]:
-    """Return the ids of the destinations that have, or may have, an earlier result of the study.
-
-    They hear of its corrections, whatever the routes say of the new figure.
-    """
+def earlier_receivers(session: Session, study: Study) -> frozenset[str]:
+    """Return the names of the destinations that have, or may have, a result of the study."""
     never_sent = (Delivery.state == DeliveryState.WITHDRAWN) & (Delivery.attempts == 0)
-    query = select(Delivery.destination_id).join(Artifact)
+    query = select(Destination.name).join(Delivery).join(Artifact)
     return frozenset(session.scalars(query.where(_of_study(study), ~never_sent).distinct()))
 
 

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from models.message_sections import RouteSettings
+from models.settings import Settings
 
 EARLIER: Final = "(has an earlier result of the study)"
+NO_ROUTES: Final = "(there are no routes: every destination gets every result)"
+UNROUTED: Final = "(no route that matches names it)"
+SILENT: Final = "(nothing was analysed, and its not_analysed is never)"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,35 @@ def route(routes: Sequence[RouteSettings], facts: StudyFacts) -> Routing:
                 destinations[name] = (*destinations.get(name, ()), each.name)
             is_asked = not each.last
     return Routing(tuple(decisions), destinations)
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """Whether a destination gets the results of a study, and why, or why not."""
+
+    gets: bool
+    reasons: tuple[str, ...]
+
+
+def receivers(
+    settings: Settings, facts: StudyFacts, before: Collection[str]
+) -> dict[str, Receiving]:
+    """Return what each destination gets. `before` names those with an earlier result of the study.
+
+    These hear of its corrections, whatever the routes say of the new figure.
+    """
+    routed = route(settings.routes, facts).destinations
+    found = {}
+    for each in settings.destinations:
+        reasons = (*routed.get(each.name, ()), *([EARLIER] if each.name in before else []))
+        if not settings.routes:
+            reasons = reasons or (NO_ROUTES,)
+        is_silent = facts.state == "not_analysed" and each.takes_messages
+        if is_silent and each.not_analysed == "never" and each.name not in before:
+            found[each.name] = Receiving(gets=False, reasons=(SILENT,))
+        else:
+            found[each.name] = Receiving(bool(reasons), reasons or (UNROUTED,))
+    return found
 
 
 def _conditions(wanted: RouteSettings, facts: StudyFacts) -> tuple[Condition, ...]:
