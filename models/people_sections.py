@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from models.fields import AETitle, HostName, Network, Port, Priority, Section
+from models.fields import AETitle, Description, HostName, Network, Port, Priority, Section
+from models.sections import RemoteAESettings
 from models.web_address import is_safe_address, is_site
 
 
@@ -154,6 +155,33 @@ class PrioritySettings(Section):
         return [band for band in bands if self.of(band) == priority]
 
 
+class UpsSettings(Section):
+    """Unified Procedure Steps over DIMSE (PS3.4 Annex CC): readings as workitems.
+
+    `receivers` may subscribe to events, `managers` get every new workitem by N-CREATE.
+    """
+
+    enabled: bool = False
+    calling_aets: tuple[AETitle, ...] = ()  # who may query and claim; never everybody
+    receivers: tuple[RemoteAESettings, ...] = ()
+    managers: tuple[RemoteAESettings, ...] = ()
+    worklist_label: Description = "Chest radiographs"
+    keep_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0  # ended ones without a lock
+    max_results: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+    @model_validator(mode="after")
+    def _it_is_said_who_and_where(self) -> Self:
+        if self.enabled and not self.calling_aets:
+            msg = "worklist.ups.enabled needs worklist.ups.calling_aets: name who may query"
+            raise ValueError(msg)
+        for name, peers in (("receivers", self.receivers), ("managers", self.managers)):
+            titles = [each.ae_title for each in peers]
+            if repeated := sorted({title for title in titles if titles.count(title) > 1}):
+                msg = f"worklist.ups.{name} names {repeated[0]} twice: keep one"
+                raise ValueError(msg)
+        return self
+
+
 class WorklistSettings(Section):
     """The reading worklist.
 
@@ -161,6 +189,7 @@ class WorklistSettings(Section):
     AE title. A sender in none of them is a domain of its own.
     """
 
+    ups: UpsSettings = UpsSettings()
     late_minutes: Annotated[float, Field(gt=0)] = 15.0
     priorities: PrioritySettings = PrioritySettings()
     domains: dict[str, tuple[AETitle, ...]] = Field(default_factory=dict)

@@ -11,7 +11,6 @@ from models.base import (
     Base,
     Primary,
     Timestamp,
-    Uid,
     UtcDateTime,
     advance,
     enum_column,
@@ -20,6 +19,7 @@ from models.base import (
 from models.imaging import Study
 from models.result import Analysis
 from models.states import ReadingState, Verdict
+from models.workitem import follow
 
 
 class Reading(Base):
@@ -39,8 +39,6 @@ class Reading(Base):
 
     id: Mapped[Primary]
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), unique=True)
-    workitem_uid: Mapped[Uid | None] = mapped_column(unique=True)
-    transaction_uid: Mapped[Uid | None]
     revision: Mapped[int] = mapped_column(default=0)
     percent: Mapped[float | None]
     severity: Mapped[str | None] = mapped_column(String(16))
@@ -109,6 +107,7 @@ def open_reading(session: Session, study: Study, outcome: str, actor: str | None
     if was is ReadingState.UNREAD:
         return False
     advance(session, study, ReadingState.UNREAD)
+    follow(session, study)
     reading = reading_of(session, study)
     reader, reading.reopened_at = reading.reader, utc_now()
     reading.claimed_by = reading.claimed_at = reading.read_by = reading.read_at = None

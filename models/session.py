@@ -20,6 +20,7 @@ import models.job
 import models.reading
 import models.rejection
 import models.seal
+import models.workitem
 
 _BUSY_SECONDS = 30
 _SHORT_SECONDS = 0.0002

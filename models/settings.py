@@ -116,6 +116,8 @@ class Settings(BaseSettings):
             *self.destinations,
             *self.commitment_provider.peers,
             *self.query_retrieve.move_destinations,
+            *self.worklist.ups.receivers,
+            *self.worklist.ups.managers,
         )
         titles = [
             each.name if isinstance(each, DestinationSettings) and each.url else each.ae_title

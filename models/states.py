@@ -114,6 +114,15 @@ class ReadingState(StrEnum):
     READ = "read"
 
 
+class WorkitemState(StrEnum):
+    """Procedure Step State (0074,1000) of a Unified Procedure Step (PS3.4 Table CC.1.1-1)."""
+
+    SCHEDULED = "SCHEDULED"
+    IN_PROGRESS = "IN PROGRESS"  # claimed, under a Locking UID
+    COMPLETED = "COMPLETED"
+    CANCELED = "CANCELED"
+
+
 class Verdict(StrEnum):
     """What a reader says of the figure of an image."""
 
@@ -141,11 +150,12 @@ State = (
     | CommitmentState
     | EventReportState
     | ReadingState
+    | WorkitemState
 )
 
 _I, _S, _J, _D = InstanceState, StudyState, JobState, DeliveryState
 _C, _E, _K = CommitmentState, EventReportState, CircuitState
-_R = ReadingState
+_R, _W = ReadingState, WorkitemState
 
 # One table per machine: members of two StrEnums with the same text are equal, so a single table
 # keyed by member would let one machine overwrite another's "failed" or "dead".
@@ -213,6 +223,12 @@ TRANSITIONS: Final[dict[type[State], dict[State, frozenset[State]]]] = {
         _R.UNREAD: frozenset({_R.CLAIMED, _R.READ}),
         _R.CLAIMED: frozenset({_R.UNREAD, _R.READ}),
         _R.READ: frozenset({_R.UNREAD}),  # a newer report says something else
+    },
+    WorkitemState: {
+        _W.SCHEDULED: frozenset({_W.IN_PROGRESS}),
+        _W.IN_PROGRESS: frozenset({_W.COMPLETED, _W.CANCELED}),
+        _W.COMPLETED: frozenset(),
+        _W.CANCELED: frozenset(),
     },
 }
 

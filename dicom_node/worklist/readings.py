@@ -17,6 +17,7 @@ from models.reading import Reading, open_reading, reading_of
 from models.rejection import WithdrawnArtifact
 from models.result import Artifact
 from models.states import ArtifactKind, ReadingState
+from models.workitem import follow
 
 _CHANGED = "somebody else changed the reading of this study at the same moment: look again"
 
@@ -35,8 +36,12 @@ class Reader:
         return cls(f"AE:{calling_aet}", calling_aet=calling_aet)
 
 
-def claim(session: Session, study_instance_uid: str, reader: Reader) -> Reading:
+def claim(
+    session: Session, study_instance_uid: str, reader: Reader, transaction_uid: str | None = None
+) -> Reading:
     """Give the study to `reader`; nothing changes where the same one has it already.
+
+    `transaction_uid` is the Locking UID of an AE that claims it as a workitem.
 
     Raises UnknownStudyError, and ReadingError when it is claimed by another, or read.
     """
@@ -47,6 +52,7 @@ def claim(session: Session, study_instance_uid: str, reader: Reader) -> Reading:
     if study.reading_state is not ReadingState.UNREAD:
         raise ReadingError(_why_not_unread(study, reading))
     _advance(session, study, ReadingState.CLAIMED)
+    follow(session, study, reader.name, transaction_uid)
     reading.claimed_by, reading.claimed_at = reader.name, utc_now()
     _note_what_is_seen(session, study, reading)
     _record(session, AuditAction.STUDY_CLAIMED, "claimed", study, reading, reader)
@@ -72,6 +78,7 @@ def release(session: Session, study_instance_uid: str, reader: Reader) -> None:
         )
         raise ReadingError(msg)
     _advance(session, study, ReadingState.UNREAD)
+    follow(session, study)
     outcome = "given_back" if is_own else "forced"
     _record(session, AuditAction.STUDY_RELEASED, outcome, study, reading, reader)
     reading.claimed_by = reading.claimed_at = None
@@ -97,6 +104,7 @@ def read(
         msg = "a newer report of this study has come: look at it first"
         raise ReadingError(msg)
     _advance(session, study, ReadingState.READ)
+    follow(session, study, reader.name)
     reading.read_by, reading.read_at = reader.name, utc_now()
     _note_what_is_seen(session, study, reading)
     _record(session, AuditAction.STUDY_READ, "read", study, reading, reader)

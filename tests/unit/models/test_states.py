@@ -23,6 +23,7 @@ from models.states import (
     JobState,
     ReadingState,
     StudyState,
+    WorkitemState,
     check_transition,
 )
 
@@ -35,6 +36,7 @@ MACHINES = [
     EventReportState,
     CircuitState,
     ReadingState,
+    WorkitemState,
 ]
 
 
@@ -65,6 +67,8 @@ def test_only_ends_have_no_way_out() -> None:
         DeliveryState.COMMITTED,
         DeliveryState.WITHDRAWN,
         CommitmentState.ANSWERED,
+        WorkitemState.COMPLETED,
+        WorkitemState.CANCELED,
     }
 
 
