@@ -60,6 +60,7 @@ def test_ready_means_dicom_and_health_answer(node: NodeProcess) -> None:
     assert _echo(node) == 0x0000
     assert _health(node) == 200
     assert "models loaded" in node.stderr.read_text()  # no first image waits for a network
+    assert f":{node.web_port}/invitations/" in node.stderr.read_text()  # nobody has an account yet
     assert node.run("ledger", "--repair").returncode == 0
 
 
