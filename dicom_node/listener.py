@@ -13,6 +13,7 @@ from pynetdicom.events import EventHandlerType
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.access import AllowList
+from dicom_node.audit.associations import AssociationLog
 from dicom_node.commitment.handlers import commitment_contexts, commitment_events
 from dicom_node.contexts import ACCEPTED
 from dicom_node.handlers import Handlers
@@ -26,6 +27,7 @@ from dicom_node.server import CUT_SECONDS, Admission, NodeServer
 from dicom_node.services import install
 from dicom_node.spool import Spool
 from dicom_node.tls import Refusal, ServerCredentials
+from models import tracing
 from models.audit import AuditAction
 from models.session import Database
 from models.settings import Settings
@@ -97,7 +99,9 @@ class Listener:
         install(query_services(settings, database))
         self._recorder = Recorder(database, settings)
         handlers = Handlers(settings, database, spool, self.reception, self._recorder)
-        self._events = event_handlers(settings, database, handlers)
+        self._associations = AssociationLog(database)
+        accepted: EventHandlerType = (evt.EVT_ACCEPTED, self._associations.on_accepted)
+        self._events = [*event_handlers(settings, database, handlers), accepted]
         self._ae = build_ae(settings)
         self._servers: list[NodeServer] = []
         self._stopped = False
@@ -140,6 +144,7 @@ class Listener:
         for cutter in cutters:
             cutter.cancel()
         self._recorder.close()
+        self._associations.close()
 
 
 def _audit_refusal(database: Database, refusal: Refusal, peer: str) -> None:
@@ -157,4 +162,5 @@ def serve(settings: Settings, database: Database, ports: Ports, stop: threading.
             log.info("listening as %s on port %d (%s)", settings.dicom.ae_title, port, name)
     wait_for(stop)
     listener.stop()
+    tracing.stop()
     log.info("listener stopped")
