@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node import circuit
+from dicom_node import circuit, traces
 from dicom_node.backoff import backoff, is_past, longest_lease, longest_pause
 from dicom_node.commitment.asking import Asker
 from dicom_node.commitment.forgetting import Forgetter
@@ -30,7 +30,7 @@ from dicom_node.watch import Watch
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.delivery import Delivery, Destination
-from models.result import Artifact, ReportedAnalysis
+from models.result import Artifact, ReportedAnalysis, study_of
 from models.sections import DeliverySettings
 from models.session import Database
 from models.settings import Settings
@@ -94,7 +94,9 @@ class Deliverer:
         results: list[SendResult] = []
         unoffered: list[SendResult] = []
         try:
-            for result in self._sender.send(receiver, parcels):
+            for result in traces.offered(
+                self._sender.send(receiver, parcels), receiver, self._database
+            ):
                 open_parcels.discard(result.delivery_id)
                 results.append(result)
                 if result.contact is not Contact.UNREACHED:
@@ -238,15 +240,18 @@ class Deliverer:
             if result.class_refused and receiver.name in self._with_fallback:
                 plan_substitute(session, delivery)
             artifact = delivery.artifact
+            study = study_of(session, artifact)
             record(
                 session,
                 AuditAction.ARTIFACT_SENT,
                 result.verdict.value,
                 called_aet=receiver.ae_title,
                 peer=f"{receiver.host}:{receiver.port}",
+                study_instance_uid=study.study_instance_uid if study else None,
                 sop_instance_uid=artifact.sop_instance_uid,
                 status=result.status,
                 details={"delivery": delivery.id, "attempt": delivery.attempts},
+                patient={"patient_id": study.patient_id} if study else None,
             )
         if result.verdict is not Verdict.SENT:
             # Silence is the destination's: the watch tells of it once, not per object.

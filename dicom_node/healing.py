@@ -58,8 +58,10 @@ def take_bytes(
         AuditAction.INSTANCE_RESTORED,
         why,
         calling_aet=spooled.peer.calling_aet,
+        study_instance_uid=spooled.identity.study_instance_uid,
         sop_instance_uid=row.sop_instance_uid,
         details={"instance": row.id, "size_bytes": spooled.size_bytes},
+        patient={"patient_id": spooled.identity.patient_id},
     )
     return True
 

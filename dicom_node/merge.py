@@ -169,8 +169,14 @@ def _correct(
         session,
         AuditAction.PATIENT_MERGED,
         "merged",
+        actor=act.operator.name[:64],
         study_instance_uid=study.study_instance_uid,
         details={"by": act.operator.name, "images_reissued": reissued},
-        patient={"why": act.operator.why, "before": before, "correction": dict(act.correction)},
+        patient={
+            "why": act.operator.why,
+            "patient_id": before["patient_id"],  # by the other it is found by its study
+            "before": before,
+            "correction": dict(act.correction),
+        },
     )
     return reissued

@@ -60,6 +60,7 @@ def replay(
                 session,
                 AuditAction.STUDY_REPLAYED,
                 "due",
+                actor=operator.name[:64],
                 study_instance_uid=study.study_instance_uid,
                 details={"by": operator.name, "model": model, "images": len(images)},
                 patient={"why": operator.why},

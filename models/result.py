@@ -17,6 +17,7 @@ from sqlalchemy import (
     false,
     func,
     select,
+    text,
     update,
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
@@ -118,14 +119,22 @@ class Figures:
 class Analysis(Figures, Base):
     """The result of one image: what SEG, SR and deliveries are made from.
 
-    Of several of an image the newest counts that is not `is_replaced`; a replay with an earlier
-    model lets its analysis count again.
+    Of several of an image the one counts that is not `is_replaced`; a replay with an earlier model
+    lets its analysis count again.
     `classification` is what the experimental classifier said; None where the setting was off.
     """
 
     __tablename__ = "analysis"
     __table_args__ = (
         UniqueConstraint("instance_id", "model_version_id", "configuration_hash"),
+        # Of several of an image one counts.
+        Index(
+            "uq_analysis_counts",
+            "instance_id",
+            unique=True,
+            sqlite_where=text("is_replaced IS 0"),
+            postgresql_where=text("is_replaced IS FALSE"),
+        ),
         # The orders in which images are listed.
         Index("ix_analysis_opacity_percent_total", "opacity_percent_total", "instance_id"),
         Index("ix_analysis_severity", "severity", "opacity_percent_total", "instance_id"),
@@ -284,3 +293,11 @@ def set_figure(study: Study, analyses: Sequence[Analysis]) -> None:
     study.model_version_id = worst.model_version_id if worst else None
     percent = study.opacity_percent
     study.reading_order = WITHOUT_FIGURE if percent is None else 0.0 - percent
+
+
+def study_of(session: Session, artifact: Artifact) -> Study | None:
+    """Return the study of a result: of its report, or of the image it was made of."""
+    if artifact.study_id is not None:
+        return session.get(Study, artifact.study_id)
+    of_image = select(Study).join(Series).join(Instance).join(Analysis)
+    return session.scalar(of_image.where(Analysis.id == artifact.analysis_id))

@@ -1,10 +1,17 @@
-"""The figures of an image as columns of a row, and back: one list of names for both ways."""
+"""The figures of an image as columns of a row, and back: one list of names for both ways.
 
+And what an audit event says of an analysis.
+"""
+
+from typing import Any
+
+from models.imaging import Instance
 from models.result import Figures
 from worker.types import (
     SIDES,
     AnalysedImage,
     Measurements,
+    ModelIdentity,
     Severity,
     Side,
     SideMeasurement,
@@ -105,3 +112,30 @@ def _zones(row: Figures) -> ZoneScore | None:
         for zone in Zone
     }
     return ZoneScore(zones) if any(it.grade is not None for it in zones.values()) else None
+
+
+def whose(instance: Instance) -> dict[str, Any]:
+    """Return the columns of an event that say which image it is about, and of whom."""
+    return {
+        "study_instance_uid": instance.series.study.study_instance_uid,
+        "sop_instance_uid": instance.sop_instance_uid,
+        "patient": {"patient_id": instance.patient_id},
+    }
+
+
+def model_name(model: ModelIdentity) -> str:
+    """Return a network as the audit names it."""
+    return f"{model.name} {model.version}"
+
+
+def provenance(result: AnalysedImage) -> dict[str, object]:
+    """Return what the audit keeps: who said it, from which bytes, under which settings."""
+    return {
+        "model": result.model.name,
+        "version": result.model.version,
+        "weights_sha256": result.model.sha256,
+        "configuration_sha256": result.configuration_hash,
+        "data_set_sha256": result.data_set_sha256,
+        "device": result.device,
+        "seconds": round(result.seconds, 3),
+    }

@@ -34,7 +34,7 @@ from models.result import (
 from models.session import Database
 from models.states import ArtifactKind, InstanceState, JobKind, JobState
 from worker.errors import BundleError, ImageWithdrawnError
-from worker.figures import columns_of
+from worker.figures import columns_of, model_name, provenance, whose
 from worker.leases import held
 from worker.types import AnalysedImage, ModelIdentity
 
@@ -156,8 +156,9 @@ class ResultStore:
                 session,
                 AuditAction.INSTANCE_ANALYSED,
                 InstanceState.ANALYSED.value,
-                sop_instance_uid=instance.sop_instance_uid,
-                details=_provenance(result) | {"again": again},
+                model=model_name(result.model),
+                details=provenance(result) | {"again": again},
+                **whose(instance),
             )
             batch.complete(session)
 
@@ -173,8 +174,8 @@ class ResultStore:
                 session,
                 AuditAction.INSTANCE_ANALYSED,
                 state.value,
-                sop_instance_uid=instance.sop_instance_uid,
                 details={"reason": reason.value},
+                **whose(instance),
             )
 
     def store_shadow(self, job_id: int, model_version_id: int, result: AnalysedImage) -> None:
@@ -194,8 +195,9 @@ class ResultStore:
                 session,
                 AuditAction.SHADOW_ANALYSED,
                 "analysed",
-                sop_instance_uid=instance.sop_instance_uid,
-                details=_provenance(result),
+                model=model_name(result.model),
+                details=provenance(result),
+                **whose(instance),
             )
 
     def store_no_shadow(
@@ -209,8 +211,8 @@ class ResultStore:
                 session,
                 AuditAction.SHADOW_ANALYSED,
                 state.value,
-                sop_instance_uid=instance.sop_instance_uid,
                 details={"reason": reason.value, "detail": detail[:_DETAIL_LENGTH]},
+                **whose(instance),
             )
 
     def store_fingerprints(self, job_id: int, found: Sequence[Fingerprint]) -> None:
@@ -264,6 +266,7 @@ class ResultStore:
                 study_instance_uid=study.study_instance_uid,
                 sop_instance_uid=artifact.sop_instance_uid,
                 details={"revision": artifact.revision, "images": len(analyses)},
+                patient={"patient_id": study.patient_id},
             )
             batch.complete(session)
 
@@ -384,16 +387,3 @@ def _analysis(result: AnalysedImage, instance_id: int, model_version_id: int) ->
         classification=result.classification.as_row() if result.classification else None,
         **columns_of(result),
     )
-
-
-def _provenance(result: AnalysedImage) -> dict[str, object]:
-    """Return what the audit keeps: who said it, from which bytes, under which settings."""
-    return {
-        "model": result.model.name,
-        "version": result.model.version,
-        "weights_sha256": result.model.sha256,
-        "configuration_sha256": result.configuration_hash,
-        "data_set_sha256": result.data_set_sha256,
-        "device": result.device,
-        "seconds": round(result.seconds, 3),
-    }

@@ -18,8 +18,8 @@ from dicom_node.audit.xml_message import AuditMessage, Participant, ParticipantO
 from models.audit import AuditAction
 
 _NOBODY: Final = "unknown"
-_AS_DETAIL: Final = (  # of an analysis: what it was made with (issue of reproducibility)
-    *("model", "version", "weights_sha256", "configuration_hash", "data_set_sha256", "device"),
+_AS_DETAIL: Final = (  # of an analysis: what it was made with
+    *("model", "version", "weights_sha256", "configuration_sha256", "data_set_sha256", "device"),
     *("seconds", "reason", "revision", "service"),
 )
 

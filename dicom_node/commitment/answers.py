@@ -17,7 +17,7 @@ from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.commitment import CommitmentItem, CommitmentRequest
 from models.delivery import Delivery
-from models.result import Artifact
+from models.result import Artifact, study_of
 from models.sections import DeliverySettings
 from models.session import Database
 from models.states import CommitmentState, DeliveryState
@@ -124,13 +124,16 @@ def _make_due(session: Session, settings: DeliverySettings, delivery: Delivery, 
 
 def _audit(session: Session, item: CommitmentItem, outcome: str, status: int | None = None) -> None:
     delivery = item.delivery
+    study = study_of(session, delivery.artifact)
     record(
         session,
         AuditAction.ARTIFACT_COMMITTED,
         outcome,
         called_aet=delivery.destination.ae_title,
         peer=f"{delivery.destination.host}:{delivery.destination.port}",
+        study_instance_uid=study.study_instance_uid if study else None,
         sop_instance_uid=delivery.artifact.sop_instance_uid,
         status=status,
         details={"delivery": delivery.id, "request": item.request_id},
+        patient={"patient_id": study.patient_id} if study else None,
     )

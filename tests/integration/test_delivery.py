@@ -22,6 +22,7 @@ from dicom_node.senders.cstore import CStoreSender
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.delivery import Delivery, Destination
+from models.imaging import Study
 from models.result import Artifact
 from models.sections import DeliverySettings, DestinationSettings
 from models.settings import Settings, load_settings
@@ -253,6 +254,10 @@ def test_every_attempt_is_audited(bench: Bench, storage_scp: StoragePacs) -> Non
         query = select(AuditEvent).where(AuditEvent.action == AuditAction.ARTIFACT_SENT)
         events = session.scalars(query).all()
     assert [(event.outcome, event.status) for event in events] == [("sent", 0), ("sent", 0)]
+    with bench.database.read() as session:
+        study = session.scalars(select(Study)).one()
+    told = {(each.called_aet, each.study_instance_uid, each.patient_id) for each in events}
+    assert told == {(bench.destination().ae_title, study.study_instance_uid, "P1")}
 
 
 def test_back_off_doubles_under_its_cap() -> None:

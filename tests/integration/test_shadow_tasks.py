@@ -21,12 +21,12 @@ from rows import (
 )
 from sqlalchemy import select, update
 
-from models.audit import AuditAction
+from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.imaging import Instance, Study
 from models.job import Job
 from models.reasons import Reason
-from models.result import Analysis, Artifact, ReportedAnalysis, ShadowAnalysis
+from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis, ShadowAnalysis
 from models.settings import Settings, load_settings
 from models.states import InstanceState, JobKind, JobState
 from worker import tasks
@@ -116,6 +116,30 @@ def test_the_second_model_leaves_figures_and_nothing_else(
     assert _one(runtime, Instance).state is InstanceState.ANALYSED
     assert outcomes(runtime.database, AuditAction.SHADOW_ANALYSED) == ["analysed"]
     assert outcomes(runtime.database, AuditAction.INSTANCE_ANALYSED) == ["analysed"]
+
+
+def test_the_audit_says_with_what_an_image_was_analysed(
+    runtime: tasks.Runtime, shadow: int
+) -> None:
+    tasks.shadow(shadow, runtime)
+    instance, study = _one(runtime, Instance), _one(runtime, Study)
+    production, second = _one(runtime, Analysis), _one(runtime, ShadowAnalysis)
+    for action, analysis in (
+        (AuditAction.INSTANCE_ANALYSED, production),
+        (AuditAction.SHADOW_ANALYSED, second),
+    ):
+        event = _one(runtime, AuditEvent, AuditEvent.action == action)
+        with runtime.database.read() as session:
+            model = session.get_one(ModelVersion, analysis.model_version_id)
+        assert event.model == f"{model.name} {model.version}"
+        assert event.details["weights_sha256"] == model.sha256
+        assert event.details["configuration_sha256"] == analysis.configuration_hash
+        assert len(event.details["data_set_sha256"]) == 64
+        assert event.details["device"] == "cpu"
+        assert event.details["seconds"] > 0
+        assert event.sop_instance_uid == instance.sop_instance_uid
+        assert event.study_instance_uid == study.study_instance_uid
+        assert event.patient_id == instance.patient_id
 
 
 def test_the_report_speaks_of_the_first_model_only(runtime: tasks.Runtime, shadow: int) -> None:

@@ -190,7 +190,7 @@ def test_an_analysis_says_what_it_was_made_with() -> None:
         study_instance_uid="1.2.3",
         sop_instance_uid="1.2.3.1",
         model="unet 1.2.0",
-        details={"weights_sha256": "f" * 64, "seconds": 0.8, "configuration_hash": "c" * 64},
+        details={"weights_sha256": "f" * 64, "seconds": 0.8, "configuration_sha256": "c" * 64},
     )
     (said,) = _read(event)
     assert said.event == ("110103", "R", "0")
@@ -199,7 +199,7 @@ def test_an_analysis_says_what_it_was_made_with() -> None:
         "event": "7",
         "model": "unet 1.2.0",
         "weights_sha256": "f" * 64,
-        "configuration_hash": "c" * 64,
+        "configuration_sha256": "c" * 64,
         "seconds": "0.8",
     }
 
