@@ -237,6 +237,25 @@ def test_rejected_images_are_taken_back(node: Make, ris: MllpPeer, ehr: FhirPeer
 
 
 @ONE_DATABASE
+def test_under_a_corrected_patient_the_first_message_is_taken_back(
+    node: Make, ris: MllpPeer, ehr: FhirPeer
+) -> None:
+    it = node(_hl7(ris), _fhir(ehr))
+    it.send(image(1))
+    it.run()
+    it.send(image(1, PatientID="P2"))
+    it.run()
+    patients = [str(each.segment("PID")[3]).partition("^")[0] for each in ris.messages]
+    assert patients == ["P1", "P1", "P2"]
+    assert list(map(_status, ris.messages)) == ["R", "C", "R"]
+    assert "OPACITY_AREA_PCT_TOTAL" in _names(ris.messages[1], "W")
+    (report,) = ehr.of_kind("DiagnosticReport")
+    assert report["subject"]["identifier"]["value"] == "P2"
+    assert it.of_kind(HL7) == [(1, SENT), (2, SENT)]
+    assert it.unbalanced == []
+
+
+@ONE_DATABASE
 def test_what_was_rejected_before_it_was_sent_is_told_to_nobody(node: Make) -> None:
     peer = MllpPeer(port=free_port())
     it = node(_hl7(peer))
