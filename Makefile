@@ -87,6 +87,14 @@ ohif: $(STAMP)  ## Open our objects in OHIF and draw docs/ohif.png anew
 	  && PYTHONPATH="$$scratch/python:tests" $(BIN)/python tests/browser/ohif_screenshot.py \
 	     --ohif "$$scratch/package/dist" --out docs/ohif.png
 
+# Chromium and npm must be there; minutes. Not in the gate.
+.PHONY: ohif-node
+ohif-node: $(STAMP)  ## Open a study and its SEG in OHIF by the node's DICOMweb, draw docs/ohif-node.png
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
+	  && (cd "$$scratch" && npm pack --silent @ohif/app@3.13.2 && tar xzf ohif-app-*.tgz) \
+	  && PYTHONPATH=tests:tests/browser $(BIN)/python tests/browser/ohif_node.py \
+	     --ohif "$$scratch/package/dist" --out docs/ohif-node.png
+
 .PHONY: fmt
 fmt: $(STAMP)  ## Format and fix what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet .

@@ -1,16 +1,16 @@
-"""OHIF's own build and an Orthanc behind one HTTP port, so that the browser sees one origin."""
+"""OHIF's own build and a DICOMweb server behind one HTTP port: the browser sees one origin."""
 
 import contextlib
 import http.client
 import http.server
 import mimetypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-_CONFIGURATION: Final = """window.config = {
+ORTHANC: Final = """window.config = {
   routerBasename: null, extensions: [], modes: [], showStudyList: true,
   investigationalUseDialog: { option: 'never' },
   defaultDataSourceName: 'orthanc',
@@ -30,27 +30,36 @@ _PASSED_ON: Final = ("Accept", "Host")
 
 
 @contextlib.contextmanager
-def serving(ohif: Path, orthanc_port: int) -> Iterator[str]:
-    """Serve the folder `ohif` (the `dist` of its package); yield the URL of its root."""
+def serving(
+    ohif: Path,
+    port: int,
+    configuration: str = ORTHANC,
+    credentials: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Serve the folder `ohif` (the `dist` of its package); yield the URL of its root.
+
+    DICOMweb comes from `port`, which is told the headers in `credentials`.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        """Files of OHIF, its configuration from here, and DICOMweb from Orthanc."""
+        """Files of OHIF, its configuration, and DICOMweb from elsewhere."""
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path.startswith(("/dicom-web", "/wado")):
-                self._from_orthanc()
+                self._from_elsewhere()
             elif path == "/app-config.js":
-                self._send(_CONFIGURATION.encode(), "text/javascript")
+                self._send(configuration.encode(), "text/javascript")
             else:
                 file = ohif / path.lstrip("/")
                 file = file if file.is_file() else ohif / "index.html"  # a route of the viewer
                 kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
                 self._send(file.read_bytes(), kind)
 
-        def _from_orthanc(self) -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", orthanc_port, timeout=60)
+        def _from_elsewhere(self) -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             headers = {key: value for key in _PASSED_ON if (value := self.headers[key])}
+            headers |= credentials or {}
             try:
                 connection.request("GET", self.path, headers=headers)
                 answer = connection.getresponse()
