@@ -23,6 +23,7 @@ from models.job import Job
 from models.session import Database
 from models.settings import Settings
 from models.states import DeliveryState, EventReportState, JobState, State, StudyState
+from models.workitem import WorkitemMessage
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def due_times(settings: Settings) -> list[DueTime]:
         DueTime(Delivery.lease_until, DeliveryState.SENDING, sending, sending),
         DueTime(Delivery.commitment_due_at, DeliveryState.SENT, asked),
         DueTime(CommitmentOrder.next_attempt_at, EventReportState.DUE, reporting),
+        DueTime(WorkitemMessage.next_attempt_at, EventReportState.DUE, reporting),
         DueTime(Study.last_received_at, StudyState.OPEN, 0.0),
     ]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, false, func, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.paging import Page
@@ -28,6 +28,7 @@ COLUMNS: Final = [
     ("reason", "reason"),
 ]
 _BLOCK: Final = 500
+_MOST_OBJECTS: Final = 5000  # of a study, that are looked up one by one
 DeliveryCounts = dict[tuple[int, DeliveryState], int]
 
 
@@ -41,12 +42,12 @@ class DeliveryFilter:
     since: datetime | None = None
     until: datetime | None = None
 
-    def clauses(self) -> list[ColumnElement[bool]]:
-        """Return the conditions over Delivery and Destination."""
+    def clauses(self, session: Session) -> list[ColumnElement[bool]]:
+        """Return the conditions over Delivery; names and UIDs are looked up first."""
         wanted: tuple[tuple[object, Callable[[], ColumnElement[bool]]], ...] = (
             (self.state, lambda: Delivery.state == self.state),
-            (self.destination, lambda: Destination.name == self.destination),
-            (self.study_instance_uid, lambda: _is_of_study(self.study_instance_uid or "")),
+            (self.destination, lambda: _is_to(session, self.destination or "")),
+            (self.study_instance_uid, lambda: _is_of(session, self.study_instance_uid or "")),
             (self.since, lambda: Delivery.created_at >= self.since),
             (self.until, lambda: Delivery.created_at < self.until),
         )
@@ -57,7 +58,7 @@ def deliveries(
     session: Session, wanted: DeliveryFilter, *, descends: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Yield one JSON-ready row per delivery in the order in which they were planned, in blocks."""
-    query = _query(wanted).execution_options(yield_per=_BLOCK)
+    query = _query(session, wanted).execution_options(yield_per=_BLOCK)
     for part in _sort(wanted, descends=descends).whole(query):
         for block in session.execute(part).partitions():
             yield from map(_row, block)
@@ -68,22 +69,30 @@ def delivery_page(
     session: Session, wanted: DeliveryFilter, *, descends: bool, cursor: str | None, limit: int
 ) -> Page[dict[str, Any]]:
     """Return one page of such rows. Raises CursorError unless the cursor is of this order."""
-    page = _sort(wanted, descends=descends).page(session, _query(wanted), cursor, limit)
+    page = _sort(wanted, descends=descends).page(session, _query(session, wanted), cursor, limit)
     return Page([_row(row) for row in page.rows], page.next)
 
 
-def _is_of_study(study_instance_uid: str) -> ColumnElement[bool]:
+def _is_to(session: Session, destination: str) -> ColumnElement[bool]:
+    key = session.scalar(select(Destination.id).where(Destination.name == destination))
+    return false() if key is None else Delivery.destination_id == key
+
+
+def _is_of(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
     """Return the condition that an object is of the study's report, or of an image of it."""
-    study = select(Study.id).where(Study.study_instance_uid == study_instance_uid)
-    of_reports = select(Artifact.id).where(Artifact.study_id.in_(study))
+    study = session.scalar(select(Study.id).where(Study.study_instance_uid == study_instance_uid))
+    of_reports = select(Artifact.id).where(Artifact.study_id == study)
     of_images = (
         select(Artifact.id)
         .join(Analysis, Artifact.analysis_id == Analysis.id)
         .join(Instance, Analysis.instance_id == Instance.id)
         .join(Series, Instance.series_id == Series.id)
-        .where(Series.study_id.in_(study))
+        .where(Series.study_id == study)
     )
-    return Delivery.artifact_id.in_(of_reports.union(of_images))
+    both = of_reports.union_all(of_images)
+    # PostgreSQL takes a hundred thousand times as many rows from a query that it cannot look into.
+    few = session.scalars(both.limit(_MOST_OBJECTS + 1)).all()
+    return Delivery.artifact_id.in_(few if len(few) <= _MOST_OBJECTS else both)
 
 
 def _sort(wanted: DeliveryFilter, *, descends: bool) -> Sort:
@@ -95,7 +104,7 @@ def _sort(wanted: DeliveryFilter, *, descends: bool) -> Sort:
     return Sort(f"{name}-at", (Segment(((Delivery.created_at, descends), by_id)),))
 
 
-def _query(wanted: DeliveryFilter) -> AnyQuery:
+def _query(session: Session, wanted: DeliveryFilter) -> AnyQuery:
     """Return the deliveries, each with the study of its report or of the image it was made of."""
     of_image = aliased(Study)
     study_uid = func.coalesce(Study.study_instance_uid, of_image.study_instance_uid)
@@ -108,7 +117,7 @@ def _query(wanted: DeliveryFilter) -> AnyQuery:
         .outerjoin(Instance, Analysis.instance_id == Instance.id)
         .outerjoin(Series, Instance.series_id == Series.id)
         .outerjoin(of_image, Series.study_id == of_image.id)
-        .where(*wanted.clauses())
+        .where(*wanted.clauses(session))
     )
 
 

@@ -27,6 +27,8 @@ from dicom_node.rejection import end_if_withdrawn
 from dicom_node.senders.base import Contact, Parcel, Receiver, Sender, SendResult, Verdict
 from dicom_node.senders.chosen import sender_for
 from dicom_node.watch import Watch
+from dicom_node.worklist.ups.courier import Courier
+from dicom_node.worklist.ups.upkeep import Upkeep, synchronise_managers
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.delivery import Delivery, Destination
@@ -329,6 +331,13 @@ def _steps(
             steps[f"commit-{row.id}"] = Asker(settings, database, row.id).step
     if settings.delivery.commitment_keep_days:
         steps["forget-commitments"] = Forgetter(settings.delivery, database).step
+    ups = settings.worklist.ups
+    if ups.enabled:
+        steps["ups-upkeep"] = Upkeep(settings, database).step
+        for name, peers in (("event", ups.receivers), ("push", ups.managers)):
+            for peer in peers:
+                courier = Courier(settings, database, peer, is_manager=name == "push")
+                steps[f"ups-{name}-{peer.ae_title}"] = courier.step
     provider = settings.commitment_provider
     for peer in provider.peers if provider.enabled else ():
         steps[f"report-{peer.ae_title}"] = Reporter(settings, database, peer).step
@@ -337,6 +346,7 @@ def _steps(
 
 def run(settings: Settings, database: Database, stop: threading.Event) -> None:
     """Deliver to every enabled destination until `stop` is set."""
+    synchronise_managers(database, settings)
     steps = _steps(settings, database, stop)
     threads = [
         threading.Thread(

@@ -32,6 +32,19 @@ NodeError
 │       └── SignOnError            the identity provider, or what it says, lets nobody in
 ├── ReadingError           a study cannot be claimed, given back or read; the message says why
 │   └── UnknownStudyError      there is no such study
+├── WorkitemError          a Unified Procedure Step is not changed (worklist/ups/statuses.py)
+│   ├── UnknownWorkitemError      no workitem has this SOP Instance UID
+│   ├── WrongTransactionError     the Locking UID is missing or another one
+│   ├── AlreadyInProgressError, NotInProgressError   the state is not the one that it takes
+│   ├── NotSchedulableError       nothing becomes SCHEDULED again
+│   ├── AlreadyEndedError, AlreadyCompletedError     it is COMPLETED or CANCELED for good
+│   ├── UnknownReceiverError      nobody knows where the Receiving AE is
+│   ├── PerformerAwayError        the performer does not listen, so it cannot be asked to cancel
+│   ├── WrongActionError, NoSuchActionError   the action is not for this SOP Instance, or is none
+│   ├── AttributeValueError       a value is missing, or none that the attribute has
+│   ├── WorkitemNotAuthorisedError   this AE may not
+│   └── WorkitemOperationError    another operation or SOP Class than its presentation context's
+├── WorkitemPeerError      no association for workitems; the message says why
 ├── FeedbackError          feedback that says nothing, or speaks of nothing; the message says why
 ├── CursorError            a page of a listing was asked for with a cursor that is none of ours
 ├── LostRaceError          another process moved the same row first; look again
@@ -59,6 +72,70 @@ class UnknownStudyError(ReadingError):
 
     def __init__(self) -> None:
         super().__init__("there is no study with this Study Instance UID: see the worklist")
+
+
+class WorkitemError(NodeError):
+    """Base of the reasons to refuse a message about a Unified Procedure Step."""
+
+
+class UnknownWorkitemError(WorkitemError):
+    """There is no such workitem here."""
+
+
+class WrongTransactionError(WorkitemError):
+    """Who asks does not have the Locking UID."""
+
+
+class AlreadyInProgressError(WorkitemError):
+    """It was claimed before."""
+
+
+class NotInProgressError(WorkitemError):
+    """It must be claimed first."""
+
+
+class NotSchedulableError(WorkitemError):
+    """A workitem is SCHEDULED when it is made, and never again."""
+
+
+class AlreadyEndedError(WorkitemError):
+    """What is COMPLETED or CANCELED stays so."""
+
+
+class AlreadyCompletedError(WorkitemError):
+    """What is COMPLETED cannot be canceled."""
+
+
+class UnknownReceiverError(WorkitemError):
+    """No setting gives an address to the Receiving AE."""
+
+
+class PerformerAwayError(WorkitemError):
+    """Nobody is subscribed who could hear of the request."""
+
+
+class WrongActionError(WorkitemError):
+    """The Action Type ID does not go with the SOP Instance."""
+
+
+class NoSuchActionError(WorkitemError):
+    """The SOP Class that was negotiated has no such action."""
+
+
+class AttributeValueError(WorkitemError):
+    """The data set lacks a value or has one that cannot be."""
+
+
+class WorkitemNotAuthorisedError(WorkitemError):
+    """The calling AE may associate but not use the service."""
+
+
+class WorkitemOperationError(WorkitemError):
+    """The operation is none of the presentation context."""
+
+
+class WorkitemPeerError(NodeError):
+    """A peer cannot be reached, or takes neither events nor workitems."""
 
 
 class FeedbackError(NodeError):

@@ -28,6 +28,7 @@ from dicom_node.services import install
 from dicom_node.spool import Spool
 from dicom_node.tls import Refusal, ServerCredentials
 from models import tracing
+from dicom_node.worklist.ups.service import ups_contexts, ups_services
 from models.audit import AuditAction
 from models.session import Database
 from models.settings import Settings
@@ -48,6 +49,7 @@ def contexts(settings: Settings) -> list[PresentationContext]:
         *with_roles(settings, accepted),
         *commitment_contexts(settings),
         *query_contexts(settings),
+        *ups_contexts(settings),
     ]
 
 
@@ -96,7 +98,7 @@ class Listener:
         credentials = None if dicom.tls.port is None else ServerCredentials(dicom.tls)
         spool = Spool(settings.spool_dir, dicom.min_free_bytes)
         self.reception = Reception(spool.incoming)
-        install(query_services(settings, database))
+        install(query_services(settings, database) | ups_services(settings, database))
         self._recorder = Recorder(database, settings)
         handlers = Handlers(settings, database, spool, self.reception, self._recorder)
         self._associations = AssociationLog(database)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dicom_node.listing import Format
+from models import tracing
 from models.attendance import note_start, note_stop
 from models.files import keep_files_private
 from models.log import set_up_logging
@@ -67,6 +68,10 @@ def serve_as(role: str, settings: Settings) -> None:
     log = settings.log
     set_up_logging(role, level=log.level, as_json=log.format == "json")
     register(settings.data_dir, role)
+    try:
+        tracing.start(settings.monitoring, role)
+    except tracing.TracingError as error:
+        raise click.UsageError(str(error)) from error
     if role != "up":  # its children are the roles
         note_start(settings, role)
         click.get_current_context().call_on_close(lambda: note_stop(settings, role))

@@ -20,6 +20,7 @@ from models.result import Analysis, Artifact, ReportedAnalysis, newest_analyses
 from models.sections import DestinationSettings
 from models.settings import Settings
 from models.states import MESSAGES, ArtifactKind, DeliveryState, JobState, StudyState
+from models.workitem import schedule, withdraw
 
 ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
 # What was withdrawn never will; its artifact was, or a newer message took its place.
@@ -83,6 +84,10 @@ def plan_deliveries(session: Session, settings: Settings, study: Study) -> bool:
     to = StudyState.REPORTED if _has_report(session, study) else StudyState.CLOSED
     if not advance(session, study, to):
         return False
+    if to is StudyState.CLOSED:
+        withdraw(session, study)
+    elif settings.worklist.ups.enabled:
+        schedule(session, study, study.revision, settings.objects.uid_root)
     results = _reported(session, study)
     planned = _plan(session, settings, study, results)
     _record_planned(session, study, "planned", len(results), planned)

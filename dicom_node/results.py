@@ -6,19 +6,22 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, exists, literal_column, select
-from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy import ColumnElement, and_, false, func, literal_column, select
+from sqlalchemy.orm import Session, selectinload
 
 from dicom_node.paging import Page
 from dicom_node.result_files import Subject, files_of
 from dicom_node.sorting import AnyQuery, AnyRow, Segment, Sort
-from models.imaging import Instance, Series, Study
+from models.imaging import USUAL_MODALITIES, Instance, Series, Study
 from models.result import Analysis, AnalysisCaveat, ModelVersion
 from models.settings import Settings
 from models.states import InstanceState
 
 _BLOCK: Final = 500
+_FEW: Final = 1500
 _ANALYSED: Final[ColumnElement[str]] = literal_column("'analysed'")  # as ix_instance_state has it
+# As ix_series_modality has it.
+_IS_UNUSUAL: Final = Series.modality.not_in([literal_column(f"'{it}'") for it in USUAL_MODALITIES])
 _SIDES: Final = ("total", "left", "right")
 _ZONES: Final = (
     "right_upper",
@@ -35,7 +38,6 @@ class ResultSort(StrEnum):
 
     RECEIVED = "received"
     PERCENT = "percent"  # those that have one
-    STUDY_DATE = "study_date"  # those without one at the end
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class ResultFilter:
     max_percent: float | None = None
     model: str | None = None
     model_version: str | None = None
-    reading_state: str | None = None
     modality: str | None = None
     caveat: str | None = None
 
@@ -81,8 +82,7 @@ class ResultFilter:
             (self.severity, lambda: Analysis.severity == self.severity),
             (self.state, self._in_state),
             (self.reason, lambda: Instance.reason == self.reason),
-            (self.reading_state, lambda: Study.reading_state == self.reading_state),
-            (self.modality, lambda: Series.modality == self.modality),
+            (self.modality, lambda: is_of_modality(self.modality or "")),
             (self.caveat, lambda: Analysis.id.in_(_with_caveat(self.caveat))),
         )
         return [clause() for value, clause in wanted if value is not None]
@@ -117,8 +117,8 @@ def every_result(
     descends: bool,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of `results` in another order, reading with a cursor of the server."""
-    query = _query(session, wanted).execution_options(yield_per=_BLOCK)
-    for part in _sort(wanted, sort, descends=descends).whole(query):
+    query, order = _ordered(session, wanted, sort, descends=descends)
+    for part in order.whole(query.execution_options(yield_per=_BLOCK)):
         for block in session.execute(part).partitions():
             yield from _rows(session, settings, block)
             session.expunge_all()
@@ -135,8 +135,8 @@ def result_page(
     limit: int,
 ) -> Page[dict[str, Any]]:
     """Return one page of such rows. Raises CursorError unless the cursor is of this order."""
-    order = _sort(wanted, sort, descends=descends)
-    page = order.page(session, _query(session, wanted), cursor, limit)
+    query, order = _ordered(session, wanted, sort, descends=descends)
+    page = order.page(session, query, cursor, limit)
     return Page(_rows(session, settings, page.rows), page.next)
 
 
@@ -152,6 +152,12 @@ def model_version_ids(session: Session, name: str | None, version: str | None) -
     return list(session.scalars(query.order_by(ModelVersion.id)))
 
 
+def is_of_modality(modality: str) -> ColumnElement[bool]:
+    """Return the condition, for a modality of few series in the words of the index of those."""
+    is_of = Series.modality == modality
+    return is_of if modality in USUAL_MODALITIES else and_(is_of, _IS_UNUSUAL)
+
+
 def is_one_of(column: Any, ids: Sequence[int]) -> ColumnElement[bool]:  # noqa: ANN401  a column
     """Return the condition that a column has one of these values: if only one, by `=`."""
     condition: ColumnElement[bool] = column == ids[0] if len(ids) == 1 else column.in_(ids)
@@ -160,49 +166,70 @@ def is_one_of(column: Any, ids: Sequence[int]) -> ColumnElement[bool]:  # noqa: 
 
 def _query(session: Session, wanted: ResultFilter) -> AnyQuery:
     # An image whose identity was corrected, or that was replayed, has several: one counts.
-    newer = aliased(Analysis)
-    is_newest = ~exists().where(
-        newer.instance_id == Analysis.instance_id,
-        newer.is_replaced.is_(False),
-        newer.id > Analysis.id,
-    )
     of_image = and_(Analysis.instance_id == Instance.id, Analysis.is_replaced.is_(False))
     query = (
         select(Instance, Series, Study, Analysis)
         .join(Series, Instance.series_id == Series.id)
         .join(Study, Series.study_id == Study.id)
-        .outerjoin(Analysis, and_(of_image, is_newest))
+        .outerjoin(Analysis, of_image)
         .options(selectinload(Analysis.caveats), selectinload(Analysis.model_version))
         .where(*wanted.clauses())
     )
     models = model_version_ids(session, wanted.model, wanted.model_version)
-    return query if models is None else query.where(is_one_of(Analysis.model_version_id, models))
+    return query if models is None else query.where(*_measured_by(session, models))
 
 
-def _sort(wanted: ResultFilter, sort: ResultSort, *, descends: bool) -> Sort:
-    """Return the order, as indexes have it.
+def _measured_by(session: Session, models: Sequence[int]) -> Iterator[ColumnElement[bool]]:
+    """Yield the condition that one of these models measured the image.
+
+    And between which images each did so: a model has its time, before and after which a database
+    would look for its images in vain.
+    """
+    yield is_one_of(Analysis.model_version_id, models)
+    ends = func.min(Analysis.instance_id), func.max(Analysis.instance_id)
+    found = [
+        session.execute(select(*ends).where(Analysis.model_version_id == each)).one()
+        for each in models
+    ]
+    known = [key for pair in found for key in pair if key is not None]
+    yield Instance.id.between(min(known), max(known)) if known else false()
+
+
+def _by_percent(
+    session: Session, wanted: ResultFilter, query: AnyQuery, *, descends: bool
+) -> tuple[AnyQuery, Sort]:
+    """Return the query and the order by percentage.
+
+    Where few images are of the wanted time they are found first: an index of percentages would be
+    read to its end for them.
+    """
+    percent = Analysis.opacity_percent_total
+    query = query.where(percent.is_not(None))
+    name = f"{ResultSort.PERCENT.value}-{'desc' if descends else 'asc'}"
+    columns = ((percent, descends), (Analysis.instance_id, descends))
+    if wanted.since is not None or wanted.until is not None:
+        ids = query.with_only_columns(Instance.id).order_by(Instance.received_at)
+        found = session.scalars(ids.limit(_FEW + 1)).all()
+        if len(found) <= _FEW:
+            query = query.where(Instance.id.in_(found))
+    return query, Sort(name, (Segment(columns),))
+
+
+def _ordered(
+    session: Session, wanted: ResultFilter, sort: ResultSort, *, descends: bool
+) -> tuple[AnyQuery, Sort]:
+    """Return the query and its order, as indexes have it.
 
     Images came in the order of their ids; a range of time is read by the index of the time.
     """
+    query = _query(session, wanted)
+    if sort is ResultSort.PERCENT:
+        return _by_percent(session, wanted, query, descends=descends)
     name = f"{sort.value}-{'desc' if descends else 'asc'}"
     by_id = (Instance.id, descends)
-    if sort is ResultSort.PERCENT:
-        percent = Analysis.opacity_percent_total
-        columns = ((percent, descends), (Analysis.instance_id, descends))
-        return Sort(name, (Segment(columns, (percent.is_not(None),)),))
-    if sort is ResultSort.STUDY_DATE:
-        by_study = (Study.id, descends)
-        dated = ((Study.study_date, descends), by_study, by_id)
-        return Sort(
-            name,
-            (
-                Segment(dated, (Study.study_date.is_not(None),)),
-                Segment((by_study, by_id), (Study.study_date.is_(None),)),
-            ),
-        )
     if wanted.since is None and wanted.until is None:
-        return Sort(name, (Segment((by_id,)),))
-    return Sort(f"{name}-at", (Segment(((Instance.received_at, descends), by_id)),))
+        return query, Sort(name, (Segment((by_id,)),))
+    return query, Sort(f"{name}-at", (Segment(((Instance.received_at, descends), by_id)),))
 
 
 def _with_caveat(caveat: str | None) -> Any:  # noqa: ANN401  a query of one column

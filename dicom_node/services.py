@@ -1,7 +1,7 @@
 """Which service answers a request on an association, where pynetdicom's choice is not ours.
 
 pynetdicom 3.0 chooses by the SOP Class that a command names and knows one handler per operation.
-`install` puts our Query/Retrieve services in the place of its own. Its idle timer knows only what a
+`install` puts our services of Query/Retrieve and Unified Procedure Step in the place of its own. Its idle timer knows only what a
 peer sends: a peer that waited for a slow C-MOVE longer than the network time-out would be aborted
 right after the final response. So the timer starts anew when a request has been served.
 
@@ -12,19 +12,36 @@ test_frozen_peers.py in tests/integration notice when a new pynetdicom no longer
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Final
 
 import pydicom.config
 import pynetdicom.association
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE
+from pynetdicom.dimse_primitives import (
+    C_FIND,
+    C_GET,
+    C_MOVE,
+    N_ACTION,
+    N_CREATE,
+    N_DELETE,
+    N_EVENT_REPORT,
+    N_GET,
+    N_SET,
+)
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import uid_to_service_class
 
-Serve = Callable[[Association, C_FIND | C_GET | C_MOVE, PresentationContext], None]
+# Any: which messages come is for the service to say, whose SOP Class was negotiated.
+Serve = Callable[[Association, Any, PresentationContext], None]
+
+SERVED: Final = (
+    *(C_FIND, C_GET, C_MOVE),
+    *(N_ACTION, N_CREATE, N_DELETE, N_EVENT_REPORT, N_GET, N_SET),
+)
 
 
 def install(services: Mapping[str, Serve]) -> None:
-    """Have `services`, by abstract syntax, answer C-FIND, C-MOVE and C-GET in this process.
+    """Have `services`, by abstract syntax, answer the messages in SERVED in this process.
 
     pydicom's value checks are off from now on: they would refuse, or quote in a log, what a peer
     sent; what intake needs of it, `header.read_identity` checks by its own rules.
@@ -46,7 +63,7 @@ class _Service:
         """Serve one request."""
         try:
             serve = self.services.get(str(context.abstract_syntax))
-            if serve is not None and isinstance(request, C_FIND | C_GET | C_MOVE):
+            if serve is not None and isinstance(request, SERVED):
                 serve(self.assoc, request, context)
             else:
                 uid_to_service_class(self.uid)(self.assoc).SCP(request, context)

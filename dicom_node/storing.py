@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from dicom_node import traces
 from dicom_node.header import identity_of
 from dicom_node.intake import drop_if_extra
 from dicom_node.receive import ReceivedFile, Reception
 from dicom_node.recorder import Recorder
 from dicom_node.spool import Spool, key_of
 from dicom_node.types import Identity, Peer, SpooledInstance, StoreRequest
+from models import tracing
 from models.session import Database
 from models.states import StoreOutcome
 
@@ -46,6 +48,7 @@ class Storing:
         `admit` is asked with its identity before anything of it is kept, and raises to refuse it.
         Raises StoreError, OSError, sqlalchemy.exc.SQLAlchemyError: then there are no rows.
         """
+        began = tracing.now()
         self.spool.require_room()
         is_alone = len(self.reception) == 1  # else others use the time
         if is_alone:
@@ -68,6 +71,8 @@ class Storing:
         )
         # If the commit fails after it took effect (connection lost at the answer), a row may point
         # to this file: it stays, and the orphan sweep settles it either way.
+        recording = tracing.now()
         outcome = self.recorder.record(spooled, keep)
         drop_if_extra(self.database, self.spool, key, outcome)
+        traces.stored(key, began, recording, received.size, outcome)
         return Stored(outcome, identity)

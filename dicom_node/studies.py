@@ -11,20 +11,21 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.paging import Page
-from dicom_node.results import is_one_of, model_version_ids
+from dicom_node.results import is_of_modality, is_one_of, model_version_ids
 from dicom_node.sorting import AnyQuery, AnyRow, Segment, Sort
-from models.imaging import Instance, Series, Study
+from models.imaging import WITHOUT_FIGURE, Instance, Series, Study
 from models.result import Analysis, AnalysisCaveat, ModelVersion
 from models.states import InstanceState, ReadingState, StudyState
 
 BLOCK: Final = 500
+_FEW: Final = 3000
 
 
 class StudySort(StrEnum):
     """What studies can be sorted by."""
 
     RECEIVED = "received"  # when the first image came
-    PERCENT = "percent"  # those without a figure at the lower end
+    PERCENT = "percent"  # those without a figure at the end
     STUDY_DATE = "study_date"  # those without a date at the end
 
 
@@ -54,7 +55,7 @@ class StudyFilter:
     caveat: str | None = None
 
     def clauses(self) -> list[ColumnElement[bool]]:
-        """Return the conditions over Study; the model is not among them."""
+        """Return the conditions that a row of Study meets by itself."""
         wanted: tuple[tuple[object, Callable[[], ColumnElement[bool]]], ...] = (
             (self.since, lambda: Study.created_at >= self.since),
             (self.until, lambda: Study.created_at < self.until),
@@ -68,9 +69,6 @@ class StudyFilter:
             (self.severity, lambda: Study.severity == self.severity),
             (self.min_percent, lambda: Study.reading_order <= -(self.min_percent or 0.0)),
             (self.max_percent, lambda: Study.reading_order.between(-(self.max_percent or 0.0), 0)),
-            (self.modality, lambda: Study.id.in_(_of_modality(self.modality))),
-            (self.reason, lambda: Study.id.in_(_with_reason(self.reason))),
-            (self.caveat, lambda: Study.id.in_(_with_caveat(self.caveat))),
         )
         return [clause() for value, clause in wanted if value is not None]
 
@@ -173,9 +171,38 @@ def study_rows(session: Session, found: Sequence[Study]) -> list[StudyRow]:
 
 
 def _query(session: Session, wanted: StudyFilter) -> AnyQuery:
-    query = select(Study).where(*wanted.clauses())
+    query = select(Study).where(*wanted.clauses(), *_of_images(session, wanted))
     models = model_version_ids(session, wanted.model, wanted.model_version)
     return query if models is None else query.where(is_one_of(Study.model_version_id, models))
+
+
+def _of_images(session: Session, wanted: StudyFilter) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions that one image of a study has to meet.
+
+    Without help a database guesses wrong in which order to look. Of what few images have, their
+    studies are found first; of what many have, each study in the order of the list is looked at.
+    """
+    of_study = select(Series.study_id)
+    if wanted.modality is not None:
+        is_of = is_of_modality(wanted.modality)
+        yield _has(session, select(Series.id).where(is_of), of_study.where(is_of))
+    if wanted.reason is not None:
+        is_so = Instance.reason == wanted.reason
+        yield _has(session, select(Instance.id).where(is_so), of_study.join(Instance).where(is_so))
+    if wanted.caveat is not None:
+        is_so = AnalysisCaveat.caveat == wanted.caveat
+        some = select(AnalysisCaveat.analysis_id).where(is_so)
+        yield _has(session, some, _caveats_that_count(of_study).where(is_so))
+
+
+def _has(session: Session, counted: AnyQuery, of_study: AnyQuery) -> ColumnElement[bool]:
+    """Return the condition that `of_study` finds the study; `counted` is what there is of it."""
+    some = counted.limit(_FEW + 1).subquery()
+    number = session.scalar(select(func.count()).select_from(some)) or 0
+    if number <= _FEW:
+        return Study.id.in_(set(session.scalars(of_study)))
+    # OFFSET keeps PostgreSQL from making a join of it.
+    return of_study.where(Series.study_id == Study.id).correlate(Study).offset(0).exists()
 
 
 def _sort(sort: StudySort, *, descends: bool) -> Sort:
@@ -186,25 +213,16 @@ def _sort(sort: StudySort, *, descends: bool) -> Sort:
     name = f"{sort.value}-{'desc' if descends else 'asc'}"
     by_id = (Study.id, descends)
     if sort is StudySort.PERCENT:
+        first_come = (Study.id, not descends)
+        measured = ((Study.reading_order, not descends), first_come)
+        with_figure = Segment(measured, (Study.reading_order <= 0,))
         return Sort(
-            name, (Segment(((Study.reading_order, not descends), (Study.id, not descends))),)
+            name, (with_figure, Segment((first_come,), (Study.reading_order == WITHOUT_FIGURE,)))
         )
     if sort is StudySort.STUDY_DATE:
         dated = Segment(((Study.study_date, descends), by_id), (Study.study_date.is_not(None),))
         return Sort(name, (dated, Segment((by_id,), (Study.study_date.is_(None),))))
     return Sort(name, (Segment(((Study.created_at, descends), by_id)),))
-
-
-def _of_modality(modality: str | None) -> AnyQuery:
-    return select(Series.study_id).where(Series.modality == modality)
-
-
-def _with_reason(reason: str | None) -> AnyQuery:
-    return select(Series.study_id).join(Instance).where(Instance.reason == reason)
-
-
-def _with_caveat(caveat: str | None) -> AnyQuery:
-    return _caveats_that_count(select(Series.study_id)).where(AnalysisCaveat.caveat == caveat)
 
 
 def _caveats_that_count(query: AnyQuery) -> AnyQuery:

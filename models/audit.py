@@ -59,6 +59,9 @@ class AuditAction(StrEnum):
     READING_REOPENED = "reading_reopened"  # a newer report says something else, or by its reader
     FEEDBACK_GIVEN = "feedback_given"  # the outcome is the verdict
     FEEDBACK_EXPORTED = "feedback_exported"  # with the images that it is about
+    WORKITEM_CANCEL_REQUESTED = "workitem_cancel_requested"  # canceled, or its performer asked
+    WORKITEM_SUBSCRIPTION = "workitem_subscription"  # to one or all; the outcome says which
+    WORKITEM_PUSHED = "workitem_pushed"  # to a manager, by N-CREATE
     PATIENT_DATA_READ = "patient_data_read"  # by a user; the outcome says what was read
     LOGIN = "login"  # the outcome says how
     LOGIN_FAILED = "login_failed"

@@ -165,7 +165,12 @@ class Instance(Base):
             sqlite_where=text("state = 'quarantined'"),
             postgresql_where=text("state = 'quarantined'"),
         ),
-        Index("ix_instance_reason_decided_at", "reason", "decided_at"),
+        Index(
+            "ix_instance_reason",
+            *("reason", "id", "decided_at"),
+            sqlite_where=text("reason IS NOT NULL"),
+            postgresql_where=text("reason IS NOT NULL"),
+        ),
         Index("ix_instance_patient_id", "patient_id"),
         Index("ix_instance_calling_aet", "calling_aet", "id"),
         Index(

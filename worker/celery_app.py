@@ -8,6 +8,7 @@ from celery import Celery, signals
 from celery.worker.control import inspect_command
 from kombu import Queue
 
+from models import tracing
 from models.attendance import attended
 from models.log import set_up_logging
 from models.messages import CONTROL_MODELS, SERVED, TASKS
@@ -82,9 +83,15 @@ def make_runtime(settings: Settings) -> tasks.Runtime:
     )
 
 
-def _log_as(settings: Settings) -> None:
+def _tell_as_set(settings: Settings) -> None:
+    """Log and trace as the settings say."""
     log = settings.log
     set_up_logging("worker", level=log.level, as_json=log.format == "json")
+    tracing.start(settings.monitoring, "worker")
+
+
+def _stop_tracing(**_signal: Any) -> None:  # noqa: ANN401  Celery's signal arguments
+    tracing.stop()
 
 
 class _Process:
@@ -97,7 +104,7 @@ class _Process:
         self._loaded = multiprocessing.Value("i", 0)
 
     def start(self, **_signal: Any) -> None:  # noqa: ANN401  Celery's signal arguments
-        _log_as(self._settings)
+        _tell_as_set(self._settings)
         self._runtime = make_runtime(self._settings)
         with self._loaded.get_lock():
             self._loaded.value += 1
@@ -121,6 +128,7 @@ def register(app: Celery, settings: Settings) -> None:
     """Give the application its tasks, and the process start that they need."""
     process = _Process(settings)
     signals.worker_process_init.connect(process.start, weak=False)
+    signals.worker_process_shutdown.connect(_stop_tracing, weak=False)
 
     @app.task(name=TASKS[JobKind.ANALYSE])  # type: ignore[untyped-decorator]  # Celery has no types
     def analyse(job_id: int) -> None:
@@ -146,7 +154,7 @@ def register(app: Celery, settings: Settings) -> None:
 
 def run_worker(settings: Settings) -> None:
     """Run worker processes until SIGTERM; a running job is finished first."""
-    _log_as(settings)
+    _tell_as_set(settings)
     verify_models(settings)
     app = make_app(settings)
     register(app, settings)

@@ -22,6 +22,7 @@ from models.files import keep_files_private
 from models.log import set_up_logging
 from models.running import register
 from models.settings import Settings, load_settings
+from models.tracing import TracingError
 from worker.errors import BundleError
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def run(*, config: Path | None, data_dir: Path | None, unwatched: bool) -> None:
 
     try:
         run_worker(settings)
-    except BundleError as error:
+    except (BundleError, TracingError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -49,6 +49,7 @@ from worker.study_messages import (
     store_without_figures,
     wanted_messages,
 )
+from worker.traces import traced
 from worker.types import AnalysedImage, Caveat, Classification, ModelIdentity, UnanalysedImage
 from worker.withdrawal import store_notes
 
@@ -143,7 +144,8 @@ def _leased(job_id: int, runtime: Runtime) -> Iterator[Job | None]:
         log.info("job %d: not to be had, message dropped", job_id)
         yield None
         return
-    with bind(job_id=job_id), heartbeat(runtime.database, job_id, lease_seconds):
+    lease = heartbeat(runtime.database, job_id, lease_seconds)
+    with bind(job_id=job_id), traced(runtime.database, job), lease:
         try:
             try:
                 yield job

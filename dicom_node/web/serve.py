@@ -1,8 +1,10 @@
 """Run the web application until a signal ends it: safely bound, over TLS where that is set."""
 
 import contextlib
+import sys
 import threading
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -14,6 +16,7 @@ from dicom_node import accounts
 from dicom_node.errors import StartError
 from dicom_node.web.app import create_app
 from dicom_node.web.certificate import Certificate
+from dicom_node.web.changes import Changes
 from models.people_sections import WebSettings
 from models.session import Database
 from models.settings import Settings
@@ -21,6 +24,7 @@ from models.settings import Settings
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _GRACE_SECONDS: Final = 10  # for answers that are under way when the end comes
 _LOOK_SECONDS: Final = 30.0
+_CANNOT_START: Final = 3  # as uvicorn's own command ends
 
 
 def run(settings: Settings, database: Database) -> None:
@@ -30,14 +34,32 @@ def run(settings: Settings, database: Database) -> None:
     """
     require_safe(settings.web)
     certificate = Certificate.of(settings.web)
-    application = only_for(settings.web, create_app(settings, database))
+    made = create_app(settings, database)
+    application = only_for(settings.web, made)
     done = threading.Event()
     upkeep = Upkeep(settings, database, certificate)
     threading.Thread(target=upkeep.run, args=(done,), daemon=True).start()
+    config = uvicorn.Config(application, **options(settings.web, certificate))
+    server = Server(config, made.state.changes)
     try:
-        uvicorn.run(application, **options(settings.web, certificate))
+        server.run()
     finally:
         done.set()
+    if not server.started:
+        sys.exit(_CANNOT_START)
+
+
+class Server(uvicorn.Server):
+    """Ends the streams of live pages with the first signal: the end would wait for each of them."""
+
+    def __init__(self, config: uvicorn.Config, changes: Changes) -> None:
+        super().__init__(config)
+        self._changes = changes
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        self._changes.close()
+        super().handle_exit(sig, frame)
 
 
 def require_safe(web: WebSettings) -> None:

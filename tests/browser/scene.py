@@ -32,6 +32,7 @@ from worker.training.phantom import make_phantom
 PASSWORD: Final = "correct horse battery staple"  # noqa: S105  of phantoms' accounts
 PEOPLE: Final = {"rita": Role.VIEWER, "paul": Role.OPERATOR, "ada": Role.ADMIN}
 XSS: Final = "<img src=x onerror=alert(1)>"
+NAME_XSS: Final = "<script>alert(1)</script>"  # PN has two = at most
 SHORT_XSS: Final = "<svg onload=a()>"  # SH and AE have 16 characters
 _SR = "1.2.840.10008.5.1.4.1.1.88.34"
 _REFUSED = 0xA900  # PS3.4 B.2.3: the data set does not match the SOP Class
@@ -49,6 +50,23 @@ SELECT (SELECT count(*) FROM instance) < ?
   OR EXISTS (SELECT 1 FROM destination WHERE name = 'teaching-files' AND circuit = 'closed')
 """
 _IN_QUARANTINE = 2  # a second patient in one study and an image without a patient: in quarantine
+
+
+# Every text of a header that anybody might show.
+_HOSTILE: Final = {
+    "IssuerOfPatientID": XSS,
+    "AccessionNumber": SHORT_XSS,
+    "StudyDescription": XSS,
+    "SeriesDescription": XSS,
+    "StudyID": SHORT_XSS,
+    "Manufacturer": XSS,
+    "ManufacturerModelName": XSS,
+    "StationName": SHORT_XSS,
+    "InstitutionName": XSS,
+    "ReferringPhysicianName": NAME_XSS,
+    "PatientComments": XSS,
+    "ProtocolName": XSS,
+}
 
 
 @dataclass(frozen=True)
@@ -83,26 +101,21 @@ def exams() -> dict[str, Exam]:
         "late": Exam("PH-2245", "PHANTOM^CEDAR", 0.8, 14.0, _LATE_SENDER),
         "hostile": Exam(
             f"X {XSS}",
-            f"{XSS}^{XSS}",
+            f"{NAME_XSS}^{NAME_XSS}",
             7.0,
             12.0,
             SHORT_XSS,
-            header={
-                "IssuerOfPatientID": XSS,
-                "AccessionNumber": SHORT_XSS,
-                "StudyDescription": XSS,
-                "SeriesDescription": XSS,
-                "StudyID": SHORT_XSS,
-                "Manufacturer": XSS,
-                "ManufacturerModelName": XSS,
-                "StationName": SHORT_XSS,
-                "InstitutionName": XSS,
-                "ReferringPhysicianName": XSS,
-                "PatientComments": XSS,
-                "ProtocolName": XSS,
-            },
+            header=_HOSTILE,
         ),
     }
+
+
+def send(node: NodeProcess, folder: Path, exam: Exam, number: int) -> list[Path]:
+    """Draw a study and send it as its own sender."""
+    drawn = datasets(exam, number)
+    paths = [write_part10(folder / f"{number}-{at}.dcm", ds) for at, ds in enumerate(drawn)]
+    assert set(store(node.dicom_port, *paths, calling_aet=exam.calling_aet)) == {0}
+    return paths
 
 
 def datasets(exam: Exam, number: int) -> list[FileDataset]:
@@ -112,7 +125,7 @@ def datasets(exam: Exam, number: int) -> list[FileDataset]:
         "PatientID": exam.patient_id,
         "IssuerOfPatientID": "PHANTOM HOSPITAL",
         "PatientName": exam.name,
-        "PatientBirthDate": f"19{40 + number}0{1 + number % 9}12",
+        "PatientBirthDate": f"{1940 + number % 60}0{1 + number % 9}12",
         "PatientSex": "FM"[number % 2],
         "StudyInstanceUID": exam.study_instance_uid,
         "StudyDate": f"{at:%Y%m%d}",
@@ -171,7 +184,7 @@ def running_scene(folder: Path) -> Iterator[Scene]:
     (nobody,) = free_ports(1)
     node = make_node(folder / "node", **_settings(pacs, strict, nobody))
     try:
-        node.start()
+        node.start(300)
         _make_accounts(node)
         wanted = exams()
         images = _send(node, folder / "files", wanted)
@@ -251,23 +264,20 @@ def _make_accounts(node: NodeProcess) -> None:
 
 
 def _send(node: NodeProcess, folder: Path, wanted: dict[str, Exam]) -> int:
-    """Send every study as its own sender, oldest first; return how many images that is."""
-    images = 0
-    for number, exam in enumerate(sorted(wanted.values(), key=lambda each: -each.hours_ago)):
-        drawn = datasets(exam, number)
-        paths = [write_part10(folder / f"{number}-{at}.dcm", ds) for at, ds in enumerate(drawn)]
-        assert set(store(node.dicom_port, *paths, calling_aet=exam.calling_aet)) == {0}
-        images += len(paths)
+    """Send every study, the oldest first; return how many images that is."""
+    in_order = sorted(wanted.values(), key=lambda each: -each.hours_ago)
+    images = sum(len(send(node, folder, exam, at)) for at, exam in enumerate(in_order))
     return images + _send_to_quarantine(node, folder, wanted["mild"])
 
 
 def _send_to_quarantine(node: NodeProcess, folder: Path, known: Exam) -> int:
     """Send another patient under a study that is known, and an image of nobody."""
     other = Exam("PH-9999", "PHANTOM^ELM", 4.2, 9.0, study_instance_uid=known.study_instance_uid)
-    nobody = Exam("", "PHANTOM^ASH", 2.0, 15.0)
+    nobody = Exam("", NAME_XSS, 2.0, 15.0, SHORT_XSS, header=_HOSTILE)
     files = [
         write_part10(folder / f"quarantine-{at}.dcm", datasets(exam, 80 + at)[0])
         for at, exam in enumerate((other, nobody))
     ]
-    assert set(store(node.dicom_port, *files, calling_aet="ER_DX1")) == {0}
+    for path, exam in zip(files, (other, nobody), strict=True):
+        assert store(node.dicom_port, path, calling_aet=exam.calling_aet) == [0]
     return _IN_QUARANTINE

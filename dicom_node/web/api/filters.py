@@ -3,9 +3,11 @@
 Those of GET are free of patient data; those of a search, in a body, are not.
 """
 
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from dicom_node.audit.log import AuditFilter
 from dicom_node.deliveries import DeliveryFilter
@@ -66,7 +68,6 @@ class _OfImages(Ordered):
 
     study_instance_uid: Uid | None = None
     calling_aet: ShortText | None = Field(None, description="Who sent it.")
-    reading_state: ReadingState | None = None
     severity: Severity | None = None
     min_percent: Percent | None = None
     max_percent: Percent | None = None
@@ -81,6 +82,7 @@ class StudyQuery(_OfImages):
     """Which studies. What is said of images holds if one of its images is so."""
 
     state: StudyState | None = None
+    reading_state: ReadingState | None = None
     sort: StudySort = StudySort.RECEIVED
 
     @property
@@ -90,16 +92,32 @@ class StudyQuery(_OfImages):
 
 
 class ResultQuery(_OfImages):
-    """Which images."""
+    """Which images. Figures are those of analysed images: no other state goes with them."""
 
     sop_instance_uid: Uid | None = None
     state: InstanceState | None = None
     sort: ResultSort = ResultSort.RECEIVED
 
+    @model_validator(mode="after")
+    def _figures_are_of_analysed_images(self) -> Self:
+        has_none = self.reason is not None or self.state not in {None, InstanceState.ANALYSED}
+        if self._is_about_figures and has_none:
+            raise PydanticCustomError(
+                "contradiction",  # noqa: EM101  a type, which is no message
+                "only analysed images have figures: leave out reason and state, or the figure",
+            )
+        return self
+
+    @property
+    def _is_about_figures(self) -> bool:
+        named = {"severity", "min_percent", "max_percent", "model", "model_version", "caveat"}
+        return self.sort is ResultSort.PERCENT or bool(named & {*self.chosen()})
+
     @property
     def wanted(self) -> ResultFilter:
         """The filter of the node."""
-        return ResultFilter(**self.chosen())
+        wanted = ResultFilter(**self.chosen())
+        return replace(wanted, state=InstanceState.ANALYSED) if self._is_about_figures else wanted
 
 
 class StudySearch(StudyQuery):

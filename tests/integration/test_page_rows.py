@@ -1,0 +1,145 @@
+"""What pages ask of the rows: neighbours in the worklist, the overview, and how long a page takes."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from rows import add_analysis, add_instance, add_job, add_report, open_database
+from sqlalchemy import event, select, text, update
+from web_accounts import browser
+from web_served import served, web_settings
+
+from dicom_node.overview import last_contacts, overview
+from dicom_node.quarantine import QuarantineFilter, objects
+from dicom_node.worklist.neighbours import Neighbours, neighbours
+from models.account import Role
+from models.audit import AuditAction, record
+from models.base import utc_now
+from models.imaging import Instance, Study
+from models.session import Database
+from models.states import InstanceState, JobKind, ReadingState
+
+_PAGE_SECONDS = 0.05  # of processor time, for 50 rows
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with open_database(database_url) as opened:
+        yield opened
+
+
+def _add_study(database: Database, uid: str, percent: float | None) -> None:
+    state = InstanceState.NOT_ANALYSED if percent is None else InstanceState.ANALYSED
+    add_instance(database, study_instance_uid=uid, state=state)
+    order = 1.0 if percent is None else -percent
+    with database.write() as session:
+        session.execute(
+            update(Study)
+            .where(Study.study_instance_uid == uid)
+            .values(opacity_percent=percent, reading_order=order)
+        )
+
+
+def test_pages_are_turned_in_the_order_of_the_worklist(database: Database) -> None:
+    for uid, percent in (("1.1", 10.0), ("1.2", 80.0), ("1.3", None), ("1.4", 40.0), ("1.5", 80.0)):
+        _add_study(database, uid, percent)
+    with database.read() as session:
+        found = {uid: neighbours(session, uid) for uid in ("1.2", "1.5", "1.4", "1.1", "1.3", "9")}
+    assert found == {
+        "1.2": Neighbours(None, "1.5"),
+        "1.5": Neighbours("1.2", "1.4"),
+        "1.4": Neighbours("1.5", "1.1"),
+        "1.1": Neighbours("1.4", "1.3"),
+        "1.3": Neighbours("1.1", None),
+        "9": Neighbours(None, None),
+    }
+    with database.write() as session:
+        session.execute(
+            update(Study)
+            .where(Study.study_instance_uid == "1.4")
+            .values(reading_state=ReadingState.READ)
+        )
+    with database.read() as session:
+        assert neighbours(session, "1.5").next == "1.1"
+        assert neighbours(session, "1.4") == Neighbours("1.5", "1.1")
+
+
+def test_the_overview_counts_what_waits_and_what_came(database: Database) -> None:
+    waiting = add_instance(database, study_instance_uid="1.1", state=InstanceState.QUEUED)
+    add_job(database, waiting)
+    old = add_instance(database, study_instance_uid="1.2", state=InstanceState.QUARANTINED)
+    with database.write() as session:
+        session.execute(
+            update(Instance)
+            .where(Instance.id == old)
+            .values(received_at=utc_now() - timedelta(hours=30))
+        )
+        record(session, AuditAction.INSTANCE_ANALYSED, "analysed")
+        record(session, AuditAction.INSTANCE_ANALYSED, "failed")
+    with database.read() as session:
+        found = overview(session)
+        assert last_contacts(session) == {}
+    assert (found.waiting_jobs, found.in_quarantine, found.open_deliveries) == (1, 1, 0)
+    assert found.oldest_job is not None
+    assert {queue.kind: queue.waiting for queue in found.queues} == {
+        kind: int(kind is JobKind.ANALYSE) for kind in JobKind
+    }
+    assert len(found.hours) == 24
+    assert [(hour.received, hour.analysed) for hour in found.hours][-2:] in (
+        [(0, 0), (1, 1)],
+        [(1, 1), (0, 0)],  # the hour has just turned
+    )
+
+
+def test_quarantine_is_read_page_by_page_and_by_its_index(database: Database) -> None:
+    ids = [
+        add_instance(database, study_instance_uid=f"1.{number}", state=InstanceState.QUARANTINED)
+        for number in range(4)
+    ]
+    with database.write() as session:
+        session.execute(update(Instance).values(reason="no_patient_id"))
+    statements: list[str] = []
+    event.listen(
+        database.engine,
+        "before_cursor_execute",
+        lambda _conn, _cursor, statement, *_: statements.append(statement),
+    )
+    with database.read() as session:
+        first = list(objects(session, QuarantineFilter(limit=3)))
+        rest = list(objects(session, QuarantineFilter(after=first[-1]["id"], limit=3)))
+        assert [row["id"] for row in (*first, *rest)] == ids
+        if database.is_sqlite:
+            query = select(Instance.id).where(text("instance.state = 'quarantined'"))
+            plan = session.execute(text(f"EXPLAIN QUERY PLAN {query}")).all()
+            assert "ix_instance_quarantined" in str(plan)
+
+
+def test_a_page_of_50_studies_takes_less_than_50_ms(tmp_path: Path) -> None:
+    with served(web_settings(tmp_path)) as (database, client):
+        for number in range(60):
+            uid = f"1.2.{number}"
+            _add_study(database, uid, number * 1.5)
+        for number in range(60):
+            analysis, _ = add_analysis(database, number + 1, number * 1.5, caveats=("uncertain",))
+            add_report(database, [analysis], study_id=number + 1)
+        headers = {**browser(database, Role.VIEWER).headers, "Accept": "text/html"}
+        assert _get(client, headers).text.count("data-href") == 50
+        taken = statistics.median(_seconds(client, headers) for _ in range(9))
+        # Of client and server together, and of the processor: other tests run on it, too.
+        assert taken < _PAGE_SECONDS
+
+
+def _get(client: httpx.Client, headers: dict[str, str]) -> httpx.Response:
+    answer = client.get("/", headers=headers)
+    assert answer.status_code == 200
+    return answer
+
+
+def _seconds(client: httpx.Client, headers: dict[str, str]) -> float:
+    begun = time.process_time()
+    _get(client, headers)
+    return time.process_time() - begun
