@@ -27,8 +27,8 @@ from dicom_node.server import CUT_SECONDS, Admission, NodeServer
 from dicom_node.services import install
 from dicom_node.spool import Spool
 from dicom_node.tls import Refusal, ServerCredentials
-from models import tracing
 from dicom_node.worklist.ups.service import ups_contexts, ups_services
+from models import tracing
 from models.audit import AuditAction
 from models.session import Database
 from models.settings import Settings

@@ -28,6 +28,7 @@ _LEVELS: Final = {
     "alembic": logging.WARNING,
     "uvicorn": logging.WARNING,
     "pynetdicom": logging.CRITICAL,
+    "opentelemetry": logging.CRITICAL,  # models.tracing says once what this repeats
 }
 
 

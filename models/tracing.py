@@ -7,6 +7,7 @@ ids of rows and codes, never patient data, never a UID.
 """
 
 import hashlib
+import logging
 import os
 import random
 import threading
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Final
 from models.monitoring_sections import MonitoringSettings
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
     from opentelemetry.trace import SpanContext
+
+log = logging.getLogger(__name__)
 
 _MASK: Final = (1 << 64) - 1
 _BATCH_MILLISECONDS: Final = 1000
+_TIMEOUT_SECONDS: Final = 3.0  # for a batch, all its tries together; also when the process ends
 Attribute = str | int | float | bool
 
 
@@ -46,6 +50,30 @@ class _Ids:
 
     def is_trace_id_random(self) -> bool:
         return False
+
+
+class _Outlet:
+    """An exporter that says once that the collector is away, and once that it is back."""
+
+    def __init__(self, exporter: "SpanExporter") -> None:
+        self._exporter = exporter
+        self._is_away = False
+
+    def export(self, spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
+        result = self._exporter.export(spans)
+        is_away = result.value != 0  # SpanExportResult.SUCCESS
+        if is_away and not self._is_away:
+            log.warning("traces cannot be sent: they are dropped until the collector answers")
+        elif self._is_away and not is_away:
+            log.info("traces are sent again")
+        self._is_away = is_away
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
 
 
 @dataclass
@@ -83,8 +111,11 @@ class _Traces:
             OTLPSpanExporter,
         )
 
-        exporter = OTLPSpanExporter(endpoint=self.settings.traces_url)
-        batches = BatchSpanProcessor(exporter, schedule_delay_millis=_BATCH_MILLISECONDS)
+        exporter = OTLPSpanExporter(endpoint=self.settings.traces_url, timeout=_TIMEOUT_SECONDS)
+        batches = BatchSpanProcessor(
+            _Outlet(exporter),  # type: ignore[arg-type]  # duck
+            schedule_delay_millis=_BATCH_MILLISECONDS,
+        )
         provider.add_span_processor(batches)
         return provider
 
