@@ -94,11 +94,8 @@ class Reader:
                 raise BodyError(msg)
             self._more()
         head, _, self._held = self._held.partition(_BLANK)
-        headers = {}
-        for line in head.decode("latin-1").split("\r\n"):
-            name, _, value = line.partition(":")
-            headers[name.strip().lower()] = value.strip()
-        return headers
+        lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n") if line)
+        return {name.strip().lower(): value.strip() for name, _, value in lines}
 
     def _until_delimiter(self) -> Iterator[bytes]:
         """Yield what stands in front of the next delimiter, and pass over it."""

@@ -148,13 +148,15 @@ def _set_aside(ds: Dataset, source: "_Limited", base: int) -> dict[int, Bulk]:
         element = cast("object", ds.get_item(tag, keep_deferred=True))
         if not isinstance(element, RawDataElement) or element.value is not None:
             continue
+        if not element.length:
+            continue  # empty
         vr = element.VR or _dictionary_vr(tag)
         if vr == "SQ" and element.length <= _MAX_BYTES:
             source.seek(element.value_tell)
             ds._dict[tag] = element._replace(value=source.read(element.length))  # noqa: SLF001  raw
             continue
         del ds[tag]
-        if element.length not in {0, _UNDEFINED}:
+        if element.length != _UNDEFINED:
             bulk[int(tag)] = Bulk(vr, element.value_tell - base, element.length)
     return bulk
 
