@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.audit.gauges import audit_gauges
 from dicom_node.drift.images import ALL, OPACITY_EDGES
 from dicom_node.drift.silence import silences
 from dicom_node.spool import Spool
@@ -72,6 +73,7 @@ def of_rows(database: Database) -> Iterator[Metric]:
         waiting = dict.fromkeys(JobKind, 0) | dict(session.execute(by_kind).all())
         receivers = session.scalars(select(Destination).order_by(Destination.id)).all()
         deliveries = list(_oldest_deliveries(session, [(it.id, it.name) for it in receivers]))
+        audit = audit_gauges(session)
     yield gauge("oldest_pending_job_seconds", [((), due)])
     yield gauge("oldest_published_job_seconds", [((), published)])
     yield gauge("expired_leases", [((), expired)])
@@ -81,6 +83,8 @@ def of_rows(database: Database) -> Iterator[Metric]:
     yield gauge("oldest_due_delivery_seconds", deliveries, ("destination",))
     up = [((it.name,), it.state is CircuitState.CLOSED) for it in receivers if it.enabled]
     yield gauge("destination_up", up, ("destination",))
+    for name, value in vars(audit).items():
+        yield gauge(f"audit_{name}", [] if value is None else [((), value)])
 
 
 def _oldest_deliveries(

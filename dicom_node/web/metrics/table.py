@@ -24,6 +24,12 @@ HELP: Final = {
     "expired_leases": "Jobs whose worker let its lease expire, not yet taken back",
     "queue_length": "Jobs that wait for a worker, by kind",
     "destination_up": "0 when a destination is paused because it cannot be reached",
+    "audit_unsealed_events": "Audit events without a seal yet",
+    "audit_oldest_unsealed_seconds": "Age of the oldest audit event without a seal",
+    "audit_verified_seconds": "Seconds since the last audit verify",
+    "audit_verify_findings": "What the last audit verify found; 0: sound",
+    "audit_unsent_seals": "Seals whose events the audit repository does not have",
+    "audit_repository_failing_seconds": "Seconds since the audit repository took messages, if not",
     "no_study_seconds": "Seconds since the last image of a source; source all: of any",
     "no_study_limit_seconds": "monitoring.no_study_minutes of a source, in seconds",
     # counted from rows, at each scrape
