@@ -1,9 +1,10 @@
 """Which service answers a request on an association, where pynetdicom's choice is not ours.
 
 pynetdicom 3.0 chooses by the SOP Class that a command names and knows one handler per operation.
-`install` puts our services of Query/Retrieve and Unified Procedure Step in the place of its own. Its idle timer knows only what a
-peer sends: a peer that waited for a slow C-MOVE longer than the network time-out would be aborted
-right after the final response. So the timer starts anew when a request has been served.
+`install` puts our services of Query/Retrieve and Unified Procedure Step in the place of its own.
+Its idle timer knows only what a peer sends: a peer that waited for a slow C-MOVE longer than the
+network time-out would be aborted right after the final response. So the timer starts anew when a
+request has been served.
 
 It replaces `uid_to_service_class` in pynetdicom's association module; test_listener.py and
 test_frozen_peers.py in tests/integration notice when a new pynetdicom no longer uses it.

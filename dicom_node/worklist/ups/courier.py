@@ -40,7 +40,7 @@ _CREATED: Final = frozenset({0x0000, 0x0001, 0x0107, 0x0111, 0x0116, 0xB300})
 _TRY_AGAIN: Final = frozenset({0x0110, 0x0213})  # processing failure, resource limitation
 
 
-class _Refused(Exception):  # noqa: N818  an outcome
+class _Refused(Exception):
     """The peer answered that it will not take it."""
 
 

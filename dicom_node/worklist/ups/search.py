@@ -18,6 +18,7 @@ from dicom_node.errors import (
     QueryCancelledError,
     TooManyMatchesError,
 )
+from dicom_node.paging import after
 from dicom_node.query.match import Condition, KeyValueError
 from dicom_node.worklist.ups.described import KEYWORDS, PARTS, Describer
 from models.imaging import WITHOUT_FIGURE, Study
@@ -33,6 +34,7 @@ _MAX_FILES: Final = 10_000
 _MAX_DEPTH: Final = 3
 _NO_KEYS: Final = frozenset({"SpecificCharacterSet", "TimezoneOffsetFromUTC"})
 _FROM_FILES: Final = frozenset((*PARTS["patient"], *PARTS["input"]))
+_ORDER: Final = ((Study.reading_order, False), (Study.id, False), (Workitem.id, False))
 _MOMENT: Final = re.compile(r"(\d{4,14})(?:\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, DT
 
 
@@ -136,11 +138,16 @@ def _candidates(session: Session, settings: Settings, request: Request) -> Itera
         select(Workitem)
         .join(Study, Workitem.study_id == Study.id)
         .where(*_clauses(settings, request))
-        .order_by(Study.reading_order, Study.id, Workitem.id)
+        .order_by(*(column for column, _ in _ORDER))
         .options(contains_eager(Workitem.study))
-        .execution_options(yield_per=_BLOCK)
+        .limit(_BLOCK)
     )
-    yield from session.scalars(query)
+    block = session.scalars(query).all()
+    while block:
+        yield from block
+        last = block[-1]
+        key = (last.study.reading_order, last.study_id, last.id)
+        block = session.scalars(query.where(after(_ORDER, key))).all()
 
 
 def _clauses(settings: Settings, request: Request) -> list[ColumnElement[bool]]:

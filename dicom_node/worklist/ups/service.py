@@ -117,9 +117,9 @@ class UpsService:
     def _refuse(
         self,
         assoc: Association,
-        request: Any,
+        request: Any,  # noqa: ANN401  any message may come
         context: PresentationContext,
-        error: Exception,  # noqa: ANN401
+        error: Exception,
     ) -> None:
         is_query = isinstance(request, C_FIND)
         status = ups_status(error, is_query=is_query)
@@ -195,10 +195,10 @@ class UpsService:
         if context.abstract_syntax is None or number not in ACTIONS[context.abstract_syntax]:
             msg = "the SOP Class of this presentation context has no such action"
             raise NoSuchActionError(msg)
-        return actions[cast("int", number)]
+        return actions[number]
 
     def _get(self, uid: str, calling: str, request: N_GET) -> tuple[int, Dataset]:
-        """Return the attributes that are asked for, all without a list; the audit knows who asks."""
+        """Return the attributes that are asked for, or all; the audit knows who asks."""
         wanted, unsupported = _wanted(request.AttributeIdentifierList)
         with self._database.write() as session:
             workitem = acts.workitem_of(session, uid)
