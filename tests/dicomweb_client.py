@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email import message_from_bytes
-from email.policy import HTTP
 from typing import Any
 
 import httpx
@@ -37,14 +36,14 @@ def parts_of(answer: httpx.Response) -> list[Part]:
     kind = answer.headers["content-type"]
     assert kind.startswith("multipart/related"), kind
     head = f"MIME-Version: 1.0\r\nContent-Type: {kind}\r\n\r\n".encode()
-    message = message_from_bytes(head + answer.content, policy=HTTP)
+    message = message_from_bytes(head + answer.content)
     assert message.is_multipart()
     assert not message.defects
     found = []
-    for part in message.iter_parts():
+    for part in message.walk():
         data = part.get_payload(decode=True)
-        assert isinstance(data, bytes)
-        found.append(Part(str(part["Content-Type"]), data))
+        if isinstance(data, bytes):
+            found.append(Part(str(part["Content-Type"]), data))
     return found
 
 

@@ -6,7 +6,7 @@ What matches is decided by `dicom_node.query`, for both services.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import pydicom.config
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
@@ -86,15 +86,11 @@ def read_search(
     controls = (_LIMIT, _OFFSET, _FUZZY, _INCLUDE, _ACCEPT)
     given = {name: [it for key, it in parameters if key == name] for name in controls}
     keys, ignored = _identifier(level, given[_INCLUDE], target)
-    for name, value in parameters:
-        if name in controls:
-            continue
-        keyword = _keyword(name)
-        if keyword in supported_keys(level):
-            if keyword not in target:
-                keys.add(_element(keyword, value))
-        else:
-            ignored.append(keyword or name)
+    wanted, others = _wanted(level, [each for each in parameters if each[0] not in controls])
+    ignored += others
+    for keyword, values in wanted.items():
+        if keyword not in target:
+            keys.add(_element(keyword, _joined(keyword, values)))
     remarks = [_not_matched(ignored)] if ignored else []
     if any(each.lower() == "true" for each in given[_FUZZY]):
         remarks.append("fuzzymatching is not supported: literal matching was done")
@@ -127,6 +123,32 @@ def with_address(match: Dataset, url: str) -> Dataset:
     match.add_new(tag_of("RetrieveURL"), "UR", url)
     match.InstanceAvailability = "ONLINE"
     return match
+
+
+def _wanted(
+    level: Level, parameters: Sequence[tuple[str, str]]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the values of each supported key, and the names of all others."""
+    supported = supported_keys(level)
+    wanted: dict[str, list[str]] = {}
+    others = []
+    for name, value in parameters:
+        keyword = _keyword(name)
+        if keyword in supported:
+            wanted.setdefault(keyword, []).append(value)
+        else:
+            others.append(keyword or name)
+    return wanted, others
+
+
+def _joined(keyword: str, values: Sequence[str]) -> str:
+    """Return one value; only of UIDs there may be a list (PS3.18 8.3.4.1)."""
+    if dictionary_VR(keyword) == "UI":
+        return "\\".join(values).replace(",", "\\")
+    if len(values) > 1:
+        msg = f"{keyword} stands in the query more than once"
+        raise ParameterError(msg)
+    return values[0]
 
 
 def _identifier(
@@ -174,9 +196,7 @@ def _keyword(name: str) -> str:
 def _element(keyword: str, value: str) -> DataElement:
     """Return a key of an identifier. Raises ParameterError when the value is none of its VR."""
     vr = dictionary_VR(keyword)
-    text: Any = value.replace(",", "\\") if vr == "UI" else value
-    if vr in {"US", "UL", "IS"}:
-        text = _whole(keyword, value)
+    text = _whole(keyword, value) if vr in {"US", "UL", "IS"} else value
     return DataElement(tag_of(keyword), vr, text, validation_mode=pydicom.config.IGNORE)
 
 
