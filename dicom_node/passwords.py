@@ -7,7 +7,7 @@ import unicodedata
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from dicom_node.errors import AccountError
+from dicom_node.errors import AccountError, StartError
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -33,8 +33,11 @@ class Passwords:
     """Hashes passwords with one set of parameters, by default those that RFC 9106 recommends."""
 
     def __init__(self, hasher: "PasswordHasher | None" = None) -> None:
-        from argon2 import PasswordHasher  # noqa: PLC0415  of the extra [web] alone
-
+        try:
+            from argon2 import PasswordHasher  # noqa: PLC0415  of the extra [web] alone
+        except ImportError as error:
+            msg = "passwords need the extra [web]: pip install 'dicom-node[web]'"
+            raise StartError(msg) from error
         self._hasher = hasher or PasswordHasher()
 
     @cached_property

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from web_served import serving, web_settings
 
 from dicom_node.cli import cli
-from dicom_node.errors import AccountError
+from dicom_node.errors import AccountError, StartError
 from dicom_node.passwords import Passwords
 from models.account import Account
 from models.audit import AuditAction, AuditEvent
@@ -97,6 +97,18 @@ def test_what_cannot_be_is_one_sentence(arguments: list[str], typed: str, senten
     error = _run(*arguments, typed=typed).exception
     assert isinstance(error, AccountError)
     assert sentence in str(error)
+
+
+@pytest.mark.usefixtures("database")
+def test_without_the_extra_the_command_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host that only receives has no argon2; it can list accounts all the same."""
+    monkeypatch.setitem(sys.modules, "argon2", None)
+    error = _run("account", "add", "ada", typed=PASSWORD).exception
+    assert isinstance(error, StartError)
+    assert "dicom-node[web]" in str(error)
+    assert _accounts() == []
 
 
 @pytest.mark.usefixtures("database")
