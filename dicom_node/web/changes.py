@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakSet
@@ -78,22 +78,26 @@ class Changes:
         """End every stream soon, and let no new one begin. For signal handlers, too."""
         self._is_closed = True
 
-    def listen(self, who: str) -> AsyncIterator[bytes]:
-        """Return the stream of one page. Raises TooManyStreamsError."""
+    def listen(self, who: str, is_gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+        """Return the stream of one page, until its reader is gone. Raises TooManyStreamsError."""
         of_one = sum(1 for each in self._listeners if each.who == who)
         if self._is_closed or len(self._listeners) >= MOST_STREAMS or of_one >= MOST_OF_ONE:
             raise TooManyStreamsError
         listener = _Listener(who)
         self._listeners.add(listener)
-        return self._stream(listener)
+        return self._stream(listener, is_gone)
 
-    async def _stream(self, listener: _Listener) -> AsyncIterator[bytes]:
+    async def _stream(
+        self, listener: _Listener, is_gone: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[bytes]:
         began = said = time.monotonic()
         self._look_on()
         try:
             yield b"retry: 5000\n\n"
             while not self._is_closed and time.monotonic() - began < _LONGEST_SECONDS:
                 await asyncio.sleep(_TICK_SECONDS)
+                if await is_gone():
+                    break
                 if listener.topics:
                     topics, listener.topics = sorted(listener.topics), set()
                     yield f"event: changed\ndata: {' '.join(topics)}\n\n".encode()

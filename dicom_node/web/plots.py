@@ -95,7 +95,9 @@ class Bars:
     bars: tuple[Bar, ...]
 
 
-def bars(spans: Sequence[tuple[str, tuple[int, ...]]], width: int = 1040, height: int = 150) -> Bars:
+def bars(
+    spans: Sequence[tuple[str, tuple[int, ...]]], width: int = 1040, height: int = 150
+) -> Bars:
     """Place numbers of several kinds for each span of time."""
     left, above, below = 40, 8, 22
     top = max((number for _, numbers in spans for number in numbers), default=0) or 1

@@ -1,6 +1,6 @@
 """`/events`: a stream that says which kind of page is out of date. No patient data is in it."""
 
-from fastapi import APIRouter, HTTPException, status
+from fastapi import APIRouter, HTTPException, Request, status
 from fastapi.responses import StreamingResponse
 
 from dicom_node.web.changes import Changes, TooManyStreamsError
@@ -12,10 +12,10 @@ def routes(changes: Changes) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/events")
-    async def events(who: Viewer) -> StreamingResponse:
+    async def events(request: Request, who: Viewer) -> StreamingResponse:
         """Stream until the page is left, the node ends, or a quarter of an hour is over."""
         try:
-            stream = changes.listen(who.name)
+            stream = changes.listen(who.name, request.is_disconnected)
         except TooManyStreamsError as error:
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
