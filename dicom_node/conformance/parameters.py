@@ -1,11 +1,13 @@
 """The tables of limits and settings: what this node has, beside what it comes with."""
 
-from typing import Final
+from functools import reduce
+from typing import Final, cast
 
 from dicom_node.conformance.tables import table
 from dicom_node.listener import build_ae
 from dicom_node.senders.cstore import CStoreSender
 from dicom_node.tls import CIPHERS
+from models.people_sections import PrioritySettings
 from models.settings import Settings
 
 # Every setting that changes what the node does on the DICOM network or writes into objects.
@@ -48,6 +50,14 @@ SETTINGS: Final[dict[str, str]] = {
     "query_retrieve.move_destinations": "where C-MOVE may send to, beside the receivers",
     "query_retrieve.max_results": "matches of a query, objects of a retrieve",
     "query_retrieve.max_files": "files that one query may open",
+    "worklist.priorities": "Scheduled Procedure Step Priority by the band of the figure",
+    "worklist.ups.enabled": "Unified Procedure Steps: answer C-FIND, N-GET, N-SET and N-ACTION",
+    "worklist.ups.calling_aets": "titles that may do so",
+    "worklist.ups.receivers": "AEs that may subscribe to events, by AE title",
+    "worklist.ups.managers": "AEs that get every new workitem by N-CREATE",
+    "worklist.ups.worklist_label": "Worklist Label",
+    "worklist.ups.keep_days": "days after which an ended workitem may be deleted",
+    "worklist.ups.max_results": "matches of a query",
     "analysis.secondary_capture": "analyse Secondary Capture of Modality CR or DX",
     "analysis.zone_score": "add the group of lung zones to the report",
     "analysis.experimental_classifier": "model whose statement is added to the report",
@@ -74,6 +84,8 @@ def _shown(value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, PrioritySettings):
+        return ", ".join(f"{band}: {priority}" for band, priority in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -81,8 +93,8 @@ def configuration(settings: Settings) -> str:
     """Return the settings with defaults; those of this installation where any differs."""
     rows = []
     for key, meaning in SETTINGS.items():
-        section, name = key.split(".")
-        here = getattr(settings, section)
+        *sections, name = key.split(".")
+        here = reduce(getattr, sections, cast("object", settings))
         default = getattr(type(here)(), name)
         rows.append((f"`{key}`", meaning, _shown(default), _shown(getattr(here, name))))
     if all(default == here for *_, default, here in rows):

@@ -4,7 +4,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from string import Template
 
-from dicom_node.conformance import annex, commitment, parameters, query, tables, web_services
+from dicom_node.conformance import annex, commitment, parameters, query, tables, ups, web_services
 from dicom_node.conformance.objects import objects
 from dicom_node.listener import DRAIN_SECONDS
 from models.identity import PRIVATE_SCHEME
@@ -50,6 +50,10 @@ def _network(settings: Settings) -> dict[str, str]:
         "query_contexts": query.contexts(),
         "query_keys": query.keys(),
         "query_statuses": query.statuses(),
+        "ups_contexts": ups.contexts(),
+        "ups_attributes": ups.attributes(),
+        "ups_statuses": ups.statuses(),
+        "ups_keep": f"{settings.worklist.ups.keep_days:g}",
         "commitment_contexts": commitment.contexts(),
         "commitment_statuses": commitment.statuses(),
         "commitment_failures": commitment.failures(),

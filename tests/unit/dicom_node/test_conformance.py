@@ -9,18 +9,20 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from dicom_node.cli import cli
-from dicom_node.conformance import tables
+from dicom_node.conformance import tables, ups
 from dicom_node.conformance.parameters import SETTINGS, association_limits, configuration
 from dicom_node.conformance.statement import render
 from dicom_node.contexts import ACCEPTED, STORAGE_SYNTAXES
-from dicom_node.errors import StoreError
+from dicom_node.errors import StoreError, WorkitemError
 from dicom_node.listener import build_ae
 from dicom_node.senders.base import Verdict
 from dicom_node.senders.cstore import CStoreSender
 from dicom_node.senders.stored import judge
 from dicom_node.status import STORE_STATUS, store_status
+from dicom_node.worklist.ups.statuses import UPS_STATUS, WARNINGS, ups_status
 from models.analysis_sections import ObjectSettings
 from models.identity import MADE_CLASSES
+from models.people_sections import UpsSettings
 from models.reasons import Reason
 from models.sections import DeliverySettings, DicomSettings, QueryRetrieveSettings
 from models.settings import Settings, load_settings
@@ -103,6 +105,20 @@ def test_every_outcome_of_a_store_has_a_condition() -> None:
     assert tables.CONDITIONS.keys() == STORE_STATUS.keys()
 
 
+def test_every_outcome_of_the_workitem_service_has_a_condition() -> None:
+    assert ups.CONDITIONS.keys() == UPS_STATUS.keys()
+    assert set(ups.PARTS) == set(ups._MADE_FROM)
+
+
+def test_every_status_of_the_workitem_service_is_listed(statement: str) -> None:
+    kinds = [kind for kind in _every_kind(WorkitemError) if kind is not WorkitemError]
+    assert set(kinds) == {kind for kind in UPS_STATUS if issubclass(kind, WorkitemError)}
+    listed = set(re.findall(r"0x[0-9A-F]{4}", ups.statuses()))
+    answers = {ups_status(kind(), is_query=False) for kind in kinds}
+    assert {f"0x{status:04X}" for status in (*answers, *WARNINGS)} <= listed
+    assert ups.statuses() in statement
+
+
 def _every_kind(kind: type[Exception]) -> set[type[Exception]]:
     return {kind}.union(*map(_every_kind, kind.__subclasses__()))
 
@@ -140,6 +156,7 @@ def test_every_reason_is_listed(reason: Reason) -> None:
         ("delivery", DeliverySettings),
         ("objects", ObjectSettings),
         ("query_retrieve", QueryRetrieveSettings),
+        ("worklist.ups", UpsSettings),
     ],
 )
 def test_every_setting_of_the_network_is_listed(section: str, model: type[BaseModel]) -> None:
