@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 _BATCH = 200
 _LOST_MESSAGE_SECONDS = 900.0
 _CLOCK_SECONDS = 5.0
+_UNWANTED_SECONDS = 5.0
 _MANY = 1000
 _SECONDS_PER_STUDY = 1e-4  # some 20 times what asking takes
 
@@ -64,6 +65,7 @@ class Dispatcher:
         self._next_clock_check = 0.0
         self._patience = Patience(settings.worker.lease_seconds)
         self._next_finish = 0.0
+        self._next_without_report = 0.0
 
     def step(self) -> bool:
         """Do one round; return whether anything moved.
@@ -181,7 +183,12 @@ class Dispatcher:
         return len(ready) + self._plan_without_report()
 
     def _plan_without_report(self) -> int:
-        """Send the SEGs of studies whose report job is dead: no report is to hold them back."""
+        """Send the SEGs of studies whose report job is dead: no report is to hold them back.
+
+        Where nobody is to get them they are looked at again, seldom: settings may change.
+        """
+        if time.monotonic() < self._next_without_report:
+            return 0
         with self._database.read() as session:
             ready = [study.id for study in studies_whose_report_failed(session)]
         moved = 0
@@ -189,6 +196,8 @@ class Dispatcher:
             with self._database.write() as session:
                 study = session.get_one(Study, study_id, with_for_update=True)
                 moved += plan_segmentations(session, self._settings, study)
+        if ready and not moved:
+            self._next_without_report = time.monotonic() + _UNWANTED_SECONDS
         return moved
 
     def _finish(self) -> int:

@@ -47,7 +47,7 @@ class _Syntax:
     has_figures: Callable[[bytes], bool]
 
 
-_SYNTAXES: Final[Mapping[ArtifactKind, _Syntax]] = {
+_SYNTAXES: Final[dict[ArtifactKind, _Syntax]] = {
     ArtifactKind.HL7: _Syntax(".hl7", oru.build_oru, oru.essence, oru.has_figures),
     ArtifactKind.FHIR: _Syntax(
         ".json", fhir_bundle.build_bundle, fhir_bundle.essence, fhir_bundle.has_figures

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from models.delivery import Destination
 from models.result import Analysis, Artifact
 from models.settings import load_settings
 from models.states import ArtifactKind, CircuitState, DeliveryState, StudyState
+from worker import study_messages
 from worker.sandbox import Sandbox
 
 HL7, FHIR = ArtifactKind.HL7, ArtifactKind.FHIR
@@ -294,6 +296,25 @@ def test_why_there_is_no_figure_is_told_where_it_is_wanted(
     assert list(map(_status, ris.messages)) == ["X", "C"]
     assert [each["status"] for each in ehr.of_kind("DiagnosticReport")] == ["corrected"]
     assert it.study.state is StudyState.DELIVERED
+    assert it.unbalanced == []
+
+
+@ONE_DATABASE
+def test_a_message_that_cannot_be_made_is_left_out_and_audited(
+    node: Make, ris: MllpPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    syntaxes = study_messages._SYNTAXES
+    monkeypatch.setitem(syntaxes, HL7, replace(syntaxes[HL7], build=broken))
+    it = node(_hl7(ris))
+    it.send(image())
+    it.run()
+    assert it.study.state is StudyState.DELIVERED
+    assert {row.kind for row in it.all(Artifact)} >= {ArtifactKind.SEG, ArtifactKind.SR}
+    assert [outcome for outcome, _ in it.events(AuditAction.ARTIFACT_LEFT_OUT)] == ["hl7"]
+    assert ris.messages == []
     assert it.unbalanced == []
 
 
