@@ -14,7 +14,7 @@ from sqlalchemy import delete, select, update
 from dicom_node.documents import Documents
 from dicom_node.web.metrics import Metrics, NodeCollector
 from dicom_node.web.metrics import counting as counting_module
-from dicom_node.web.metrics.counting import SETTLE_SECONDS, RowCounter
+from dicom_node.web.metrics.counting import SETTLE_SECONDS, Counts, RowCounter
 from dicom_node.web.metrics.live import of_received
 from dicom_node.web.metrics.tallies import EVENTS, RECEIVED
 from models.audit import AuditAction, AuditEvent, record
@@ -58,8 +58,13 @@ class Clock:
         return self.now
 
 
+def _read(database: Database, counter: RowCounter) -> Counts:
+    with database.read() as session:
+        return counter.read(session)
+
+
 def _number(database: Database, counter: RowCounter) -> dict[str, int]:
-    return {key[0]: numbers[0] for key, numbers in counter.read(database).items()}
+    return {key[0]: numbers[0] for key, numbers in _read(database, counter).items()}
 
 
 @pytest.mark.usefixtures("_small_portions")
@@ -68,8 +73,9 @@ def test_only_new_rows_are_read_and_nothing_is_missed(database: Database) -> Non
     counter = RowCounter(RECEIVED, clock)
     for source in sources:
         add_instance(database, calling_aet=source)
-    assert _number(database, counter) == {"CR1": 7, "DX2": 4}
+    counter.catch_up(database)
     assert counter._floor == 9  # all but the newest two
+    assert _number(database, counter) == {"CR1": 7, "DX2": 4}
     for _ in range(5):
         add_instance(database, calling_aet="DX2")
         clock.now += SETTLE_SECONDS / 4
@@ -94,10 +100,10 @@ def test_a_row_that_is_committed_after_a_younger_one_is_counted(postgres_url: st
             slow.flush()
             with database.write() as fast:
                 record(fast, AuditAction.QUERY, "second")
-            assert counter.read(database) == {(AuditAction.QUERY, "second"): (1,)}
+            assert _read(database, counter) == {(AuditAction.QUERY, "second"): (1,)}
             clock.now += SETTLE_SECONDS - 1
-            counter.read(database)
-        found = counter.read(database)
+            _read(database, counter)
+        found = _read(database, counter)
     assert found == {(AuditAction.QUERY, "first"): (1,), (AuditAction.QUERY, "second"): (1,)}
 
 
@@ -108,10 +114,10 @@ def test_a_restored_database_is_counted_anew(database: Database) -> None:
     for _ in range(8):
         with database.write() as session:
             record(session, AuditAction.QUERY, "ok")
-    assert counter.read(database) == {(AuditAction.QUERY, "ok"): (8,)}
+    assert _read(database, counter) == {(AuditAction.QUERY, "ok"): (8,)}
     with database.write() as session:
         session.execute(delete(AuditEvent).where(AuditEvent.id > 3))
-    assert counter.read(database) == {(AuditAction.QUERY, "ok"): (3,)}
+    assert _read(database, counter) == {(AuditAction.QUERY, "ok"): (3,)}
 
 
 def test_threads_that_scrape_at_once_count_the_same(database: Database) -> None:
@@ -193,7 +199,7 @@ def test_reasons_queues_and_paused_destinations(settings: Settings, database: Da
 
 
 def _received(database: Database, **settings: Any) -> Samples:
-    counts = RowCounter(RECEIVED).read(database)
+    counts = _read(database, RowCounter(RECEIVED))
     return {
         (sample.name.removeprefix("dicom_node_"), *sample.labels.values()): sample.value
         for family in of_received(counts, MonitoringSettings(**settings))
@@ -239,7 +245,7 @@ def test_scrapes_settle_what_they_have_read(settings: Settings, database: Databa
     for _ in range(3):
         clock.now += 2 * SETTLE_SECONDS
         list(collector.collect())
-    collector._counts.join()
+    collector._counts.join(60)
     with database.read() as session:
         top = session.scalar(select(Instance.id))
     assert collector._received._floor == top

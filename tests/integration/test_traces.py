@@ -118,7 +118,7 @@ class _Collector(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
-        self.server.bodies.append((self.path, self.rfile.read(length)))  # type: ignore[attr-defined]
+        self.server.bodies.append((self.path, self.rfile.read(length)))
         self.send_response(200)
         self.end_headers()
 
@@ -128,7 +128,7 @@ class _Collector(BaseHTTPRequestHandler):
 
 def test_spans_reach_a_collector_over_http() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Collector)
-    server.bodies = []  # type: ignore[attr-defined]
+    server.bodies = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/v1/traces"
@@ -138,7 +138,7 @@ def test_spans_reach_a_collector_over_http() -> None:
     finally:
         server.shutdown()
         server.server_close()
-    [(path, body)] = server.bodies  # type: ignore[attr-defined]
+    [(path, body)] = server.bodies
     assert path == "/v1/traces"
     trace_id, span_id = tracing.ids_of("ab/key.dcm")
     assert trace_id.to_bytes(16, "big") in body

@@ -14,6 +14,7 @@ from operator import add
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
 
 from dicom_node.sorting import AnyQuery
 from models.base import Base
@@ -50,49 +51,58 @@ class RowCounter:
     tally: Tally
     monotonic: Callable[[], float] = time.monotonic
     _counts: Counts = field(default_factory=dict, repr=False)
-    _floor: int = 0  # up to this id everything stands in _counts
+    _floor: int = 0  # up to this id all rows stand in _counts
     _seen: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _is_ready: bool = False
+    _target: int = 0  # up to this id no row can come any more
+
+    def catch_up(self, database: Database) -> None:
+        """Read the table as far as its rows are settled, in portions.
+
+        Raises sqlalchemy.exc.SQLAlchemyError.
+        """
+        with self._lock:
+            is_behind = True
+            while is_behind:
+                with database.read() as session:
+                    is_behind = self._read_portion(session)
+
+    def read(self, session: Session) -> Counts:
+        """Return the numbers of all rows by key. Raises sqlalchemy.exc.SQLAlchemyError."""
+        with self._lock:
+            while self._read_portion(session):
+                pass
+            return self._merged(self._rows(session, self._id > self._floor))
+
+    def _read_portion(self, session: Session) -> bool:
+        """Read a portion of the settled rows; say whether there are more."""
+        top = session.scalar(select(func.max(self._id))) or 0
+        if top < self._floor:  # the database was restored from a backup
+            self._counts, self._floor, self._target = {}, 0, 0
+            self._seen.clear()
+        self._look(top)
+        high = min(self._floor + PORTION, self._target)
+        if high > self._floor:
+            rows = self._rows(session, (self._id > self._floor) & (self._id <= high))
+            self._counts, self._floor = self._merged(rows), high
+        return high < self._target
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the whole table was read once: from now on a look is cheap."""
-        return self._is_ready
+    def _id(self) -> Any:  # noqa: ANN401  a column
+        return self.tally.model.id  # type: ignore[attr-defined]  # every table has one
 
-    def read(self, database: Database) -> Counts:
-        """Return the numbers of all rows by key. Raises sqlalchemy.exc.SQLAlchemyError."""
-        column: Any = self.tally.model.id  # type: ignore[attr-defined]  # every table has one
-        with self._lock:
-            with database.read() as session:
-                top = session.scalar(select(func.max(column))) or 0
-            if top < self._floor:  # the database was restored from a backup
-                self._counts, self._floor = {}, 0
-                self._seen.clear()
-            goal = self._goal(top)
-            while self._floor < goal:
-                high = min(self._floor + PORTION, goal)
-                rows = self._rows(database, (column > self._floor) & (column <= high))
-                self._counts, self._floor = self._merged(rows), high
-            result = self._merged(self._rows(database, column > self._floor))
-            self._is_ready = True
-            return result
-
-    def _goal(self, top: int) -> int:
-        """Return up to which id no row can come any more."""
+    def _look(self, top: int) -> None:
+        """Note the highest id of now; what was the highest long enough ago is settled."""
         now = self.monotonic()
         if not self._seen:
-            self._seen.append((now, top))
-            return max(0, top - FRESH)
+            self._target = max(0, top - FRESH)
         self._seen.append((now, top))
-        while len(self._seen) > 1 and self._seen[1][0] <= now - SETTLE_SECONDS:
-            self._seen.popleft()
-        at, seen = self._seen[0]
-        return seen if at <= now - SETTLE_SECONDS else self._floor
+        while self._seen[0][0] <= now - SETTLE_SECONDS:
+            _, seen = self._seen.popleft()
+            self._target = max(self._target, seen)
 
-    def _rows(self, database: Database, where: ColumnElement[bool]) -> list[tuple[Any, ...]]:
-        with database.read() as session:
-            return [tuple(row) for row in session.execute(self.tally.query(where))]
+    def _rows(self, session: Session, where: ColumnElement[bool]) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in session.execute(self.tally.query(where))]
 
     def _merged(self, rows: Iterable[tuple[Any, ...]]) -> Counts:
         merged = dict(self._counts)

@@ -22,7 +22,6 @@ from models.delivery import Delivery, Destination
 from models.job import Job
 from models.monitoring_sections import MonitoringSettings
 from models.result import ModelVersion
-from models.session import Database
 from models.settings import Settings
 from models.states import CircuitState, DeliveryState, JobKind, JobState
 
@@ -61,19 +60,18 @@ def _usage(folder: Path) -> tuple[int, int] | None:
     return usage.total, usage.free
 
 
-def of_rows(database: Database) -> Iterator[Metric]:
+def of_rows(session: Session) -> Iterator[Metric]:
     """Yield what few rows say, found by index. Raises sqlalchemy.exc.SQLAlchemyError."""
-    with database.read() as session:
-        pending = Job.state == JobState.PENDING
-        due = _age(session, select(func.min(Job.not_before)).where(pending))
-        published = _age(session, select(func.min(Job.published_at)).where(pending))
-        is_expired = (Job.state == JobState.LEASED) & (Job.lease_until < utc_now())
-        expired = session.scalar(select(func.count()).select_from(Job).where(is_expired)) or 0
-        by_kind = select(Job.kind, func.count()).where(pending).group_by(Job.kind)
-        waiting = dict.fromkeys(JobKind, 0) | dict(session.execute(by_kind).all())
-        receivers = session.scalars(select(Destination).order_by(Destination.id)).all()
-        deliveries = list(_oldest_deliveries(session, [(it.id, it.name) for it in receivers]))
-        audit = audit_gauges(session)
+    pending = Job.state == JobState.PENDING
+    due = _age(session, select(func.min(Job.not_before)).where(pending))
+    published = _age(session, select(func.min(Job.published_at)).where(pending))
+    is_expired = (Job.state == JobState.LEASED) & (Job.lease_until < utc_now())
+    expired = session.scalar(select(func.count()).select_from(Job).where(is_expired)) or 0
+    by_kind = select(Job.kind, func.count()).where(pending).group_by(Job.kind)
+    waiting = dict.fromkeys(JobKind, 0) | dict(session.execute(by_kind).all())
+    receivers = session.scalars(select(Destination).order_by(Destination.id)).all()
+    deliveries = list(_oldest_deliveries(session, [(it.id, it.name) for it in receivers]))
+    audit = audit_gauges(session)
     yield gauge("oldest_pending_job_seconds", [((), due)])
     yield gauge("oldest_published_job_seconds", [((), published)])
     yield gauge("expired_leases", [((), expired)])
@@ -174,11 +172,10 @@ def of_analyses(counts: Counts, models: Mapping[int, Key]) -> Iterator[Metric]:
     yield histogram("analysis_stage_seconds", stages, SECONDS_EDGES, ("stage",))
 
 
-def names_of(database: Database) -> tuple[dict[int, str], dict[int, Key]]:
+def names_of(session: Session) -> tuple[dict[int, str], dict[int, Key]]:
     """Return the names of destinations, and of models with their versions, by id."""
-    with database.read() as session:
-        destinations = {it.id: it.name for it in session.scalars(select(Destination))}
-        models: dict[int, Key] = {
-            it.id: (it.name, it.version) for it in session.scalars(select(ModelVersion))
-        }
+    destinations = {it.id: it.name for it in session.scalars(select(Destination))}
+    models: dict[int, Key] = {
+        it.id: (it.name, it.version) for it in session.scalars(select(ModelVersion))
+    }
     return destinations, models

@@ -55,7 +55,7 @@ class Paced(Generic[T]):
             thread.join(self.wait_seconds)
         return self._last
 
-    def join(self, seconds: float = 60.0) -> None:
+    def join(self, seconds: float) -> None:
         """Wait until the reading that was started has ended."""
         if self._thread is not None:
             self._thread.join(seconds)

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from dicom_node.documents import Documents
 from dicom_node.drift.judging import Drift, drifts
@@ -46,6 +47,7 @@ class NodeCollector(Collector):
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._database, self._monotonic = settings, database, monotonic
+        self._newest = newest_revision()
         self._received = RowCounter(tallies.RECEIVED, monotonic)
         self._events = RowCounter(tallies.EVENTS, monotonic)
         self._sends = RowCounter(tallies.SENDS, monotonic)
@@ -74,12 +76,12 @@ class NodeCollector(Collector):
             "processes", lambda: groups(settings.data_dir), COSTLY_SECONDS, monotonic=monotonic
         )
 
-    def settle(self) -> None:
-        """Wait until everything that was begun in the background has ended."""
+    def settle(self, seconds: float = 60.0) -> None:
+        """Wait until everything that was begun in the background has ended, each so long."""
         for database in (self._counts, self._first, self._ledger, self._drift):
-            database.join()
+            database.join(seconds)
         for other in (self._broker, self._processes):
-            other.join()
+            other.join(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric that can be known now: without database or disk those of the other."""
@@ -90,8 +92,8 @@ class NodeCollector(Collector):
         if depths := self._broker.value():
             yield from minute.of_broker(depths.value)
         try:
-            is_newest = current_revision(self._database) == newest_revision()
-            of_rows = [*live.of_rows(self._database), *self._counters()] if is_newest else []
+            is_newest = current_revision(self._database) == self._newest
+            of_rows = list(self._of_rows()) if is_newest else []
         except SQLAlchemyError as error:
             log.warning("metrics without the database: %s", type(error).__name__)
             yield gauge("database_up", [((), 0)])
@@ -111,20 +113,25 @@ class NodeCollector(Collector):
         if drift := self._drift.value():
             yield from minute.of_drift(drift.value)
 
-    def _counters(self) -> Iterator[Metric]:
-        """Yield the counters once their tables were read whole, which the first scrape begins."""
-        if self._first.value() is None:
-            return
-        destinations, models = live.names_of(self._database)
+    def _of_rows(self) -> Iterator[Metric]:
+        """Yield what rows say; counters once their tables were read, which a scrape begins."""
+        is_counted = self._first.value() is not None
+        with self._database.read() as session:
+            yield from live.of_rows(session)
+            if is_counted:
+                yield from self._counters(session)
+
+    def _counters(self, session: Session) -> Iterator[Metric]:
+        destinations, models = live.names_of(session)
         settings = self._settings.monitoring
-        yield from live.of_received(self._received.read(self._database), settings)
-        yield from live.of_events(self._events.read(self._database))
-        yield from live.of_sends(self._sends.read(self._database), destinations)
-        yield from live.of_analyses(self._analyses.read(self._database), models)
+        yield from live.of_received(self._received.read(session), settings)
+        yield from live.of_events(self._events.read(session))
+        yield from live.of_sends(self._sends.read(session), destinations)
+        yield from live.of_analyses(self._analyses.read(session), models)
 
     def _read_counters(self) -> bool:
         for each in (self._received, self._events, self._sends, self._analyses):
-            each.read(self._database)
+            each.catch_up(self._database)
         return True
 
     def _drifts(self) -> list[Drift]:
