@@ -29,7 +29,7 @@ _BAND: Final = (
     " ELSE 'severe' END)"
 )
 _AE: Final = f"('XR' || floor(20 * power({_SHARE.format(salt=4)}, 2))::int)"
-_PATIENT: Final = "('P' || (i * 7919 % greatest(:studies * 2 / 5, 1)))"
+_PATIENT: Final = "('P' || (i::bigint * 7919 % greatest(:studies * 2 / 5, 1)))"
 _READ: Final = f"({_SHARE.format(salt=5)} < 0.5)"
 _READER: Final = f"('reader' || floor(30 * {_SHARE.format(salt=6)})::int)"
 _MODEL: Final = "(CASE WHEN i * 2 < :studies THEN 1 ELSE 2 END)"
