@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import AccountError
@@ -81,14 +82,17 @@ def add(
 ) -> Account:
     """Make an account. Raises AccountError when the name is taken or cannot be one."""
     wanted = account_name(name)
+    taken = f"there is an account named {wanted} already: take another name"
     if session.scalar(select(Account.id).where(Account.name == wanted)) is not None:
-        msg = f"there is an account named {wanted} already: take another name"
-        raise AccountError(msg)
+        raise AccountError(taken)
     account = Account(
         name=wanted, role=role, password_hash=password_hash, issuer=issuer, subject=subject
     )
     session.add(account)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError as error:  # somebody else took it a moment ago
+        raise AccountError(taken) from error
     _changed(session, account, "created", actor)
     return account
 

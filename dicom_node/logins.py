@@ -4,6 +4,7 @@ A row of time that lies further ahead than the settings can make it was written 
 put back, and counts as past.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final, Self
 
 from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, joinedload
 
 from dicom_node.accounts import account_name, new_secret, sha256_of
@@ -29,6 +31,7 @@ _SEEN_EVERY: Final = timedelta(minutes=1)  # a row is not written at each reques
 _SLACK: Final = timedelta(minutes=1)
 _AT_ONCE: Final = 2  # passwords that are checked at the same time: each takes 64 MiB
 _PATIENCE_SECONDS: Final = 20.0
+_NOTE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,7 @@ def session_identity(
     if is_over or now - found.last_seen_at > lifetimes.idle:
         return None
     if is_activity and abs(now - found.last_seen_at) >= _SEEN_EVERY:
-        with database.write() as session:
-            session.execute(
-                update(LoginSession).where(LoginSession.id == found.id).values(last_seen_at=now)
-            )
+        _note(database, LoginSession, found.id, last_seen_at=now)
     return Identity(found.account_id, found.account.name, found.account.role)
 
 
@@ -117,12 +117,17 @@ def token_identity(database: Database, secret: str) -> Identity | None:
     if found.expires_at <= now:
         return None
     if found.last_used_at is None or abs(now - found.last_used_at) >= _SEEN_EVERY:
-        with database.write() as session:
-            session.execute(
-                update(ApiToken).where(ApiToken.id == found.id).values(last_used_at=now)
-            )
+        _note(database, ApiToken, found.id, last_used_at=now)
     account = found.account
     return Identity(account.id, account.name, account.role, frozenset(found.scopes), found.id)
+
+
+def _note(
+    database: Database, table: type[LoginSession | ApiToken], row_id: int, **at: datetime
+) -> None:
+    """Write when a row was used, unless that would have the request wait for other writers."""
+    with contextlib.suppress(OperationalError), database.write(_NOTE_SECONDS) as session:
+        session.execute(update(table).where(table.id == row_id).values(**at))
 
 
 @dataclass(frozen=True)
@@ -168,16 +173,23 @@ class PasswordLogin:
             account = self._account(name)
             may_try = account is not None and not account.is_disabled and not _waits(account)
             stored = account.password_hash if account is not None and may_try else None
-            fits = self.passwords.verify(stored, password)
+            renewed = self._verified(stored, password)
             with self.database.write() as session:
-                if fits and account is not None:
-                    unlocked = self._unlocked(session, account.id, password)
+                if account is not None and stored is not None and renewed is not None:
+                    unlocked = _unlocked(session, account.id, stored)
                     if unlocked is not None:
+                        unlocked.password_hash = renewed
                         return then(session, unlocked)
                 _fail(session, account, peer, counts=may_try)
                 return None
         finally:
             self._turns.release()
+
+    def _verified(self, stored: str | None, password: str) -> str | None:
+        """Return the hash to keep of a right password: made anew when its parameters are old."""
+        if not self.passwords.verify(stored, password) or stored is None:
+            return None
+        return self.passwords.hash(password) if self.passwords.is_outdated(stored) else stored
 
     def _account(self, name: str) -> Account | None:
         try:
@@ -187,17 +199,17 @@ class PasswordLogin:
         with self.database.read() as session:
             return session.scalar(select(Account).where(Account.name == wanted))
 
-    def _unlocked(self, session: Session, account_id: int, password: str) -> Account | None:
-        """Return the account, unless it began to wait while the password was checked."""
-        account = session.scalar(
-            select(Account).where(Account.id == account_id, _is_open(utc_now())).with_for_update()
-        )
-        if account is None or account.password_hash is None:
-            return None
+
+def _unlocked(session: Session, account_id: int, stored: str) -> Account | None:
+    """Return the account, unless it began to wait, or changed, while its password was checked."""
+    account = session.scalar(
+        select(Account)
+        .where(Account.id == account_id, Account.password_hash == stored, _is_open(utc_now()))
+        .with_for_update()
+    )
+    if account is not None:
         account.failures, account.locked_until = 0, None
-        if self.passwords.is_outdated(account.password_hash):
-            account.password_hash = self.passwords.hash(password)
-        return account
+    return account
 
 
 def _is_open(now: datetime) -> ColumnElement[bool]:

@@ -13,9 +13,10 @@ import pytest
 from rows import outcomes
 from sqlalchemy import func, select, update
 from web_accounts import ACTOR, account, bearer, browser
-from web_served import PAGE, QUICK, served, web_settings
+from web_served import PAGE, QUICK, migrated, served, web_settings
 
 from dicom_node import accounts
+from dicom_node.errors import AccountError
 from dicom_node.web.serve import Upkeep
 from models.account import Account, Invitation, Role
 from models.audit import AuditAction, AuditEvent
@@ -133,25 +134,32 @@ def test_a_database_that_is_away_at_the_start_is_asked_again(
     empty.dispose()
 
 
-def test_a_link_used_twice_at_once_makes_one_account(database_url: str, tmp_path: Path) -> None:
-    with _node(tmp_path, database_url) as node:
-        secret = node.link().removeprefix("/invitations/")
-        results: list[str] = []
+@pytest.mark.parametrize("is_one_link", [True, False], ids=["one link", "one name"])
+def test_what_is_used_twice_at_once_makes_one_account(
+    database_url: str, tmp_path: Path, *, is_one_link: bool
+) -> None:
+    with migrated(web_settings(tmp_path, database_url)) as database:
+        with database.write() as session:
+            links = [accounts.invite(session, Role.VIEWER, ACTOR) for _ in range(6)]
+        hashed = QUICK.hash(PASSWORD)
+        told: list[str] = []
 
-        def use(name: str) -> None:
+        def use(number: int) -> None:
+            link, name = (links[0], f"name{number}") if is_one_link else (links[number], "ada")
             try:
-                with node.database.write() as session:
-                    accounts.accept(session, secret, name, QUICK.hash(PASSWORD), None)
-                results.append(name)
-            except accounts.AccountError:
-                pass
+                with database.write() as session:
+                    accounts.accept(session, link, name, hashed, None)
+                told.append("made")
+            except AccountError:
+                told.append("refused")
 
-        threads = [threading.Thread(target=use, args=(f"name{number}",)) for number in range(6)]
+        threads = [threading.Thread(target=use, args=(number,)) for number in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(results) == _count(node.database) == 1
+        assert sorted(told) == ["made"] + ["refused"] * 5
+        assert _count(database) == 1
 
 
 def test_an_old_or_invented_link_makes_nothing(node: Node) -> None:
