@@ -316,12 +316,17 @@ def _transaction_uid(ds: Dataset) -> str | None:
 
 
 def json_of(ds: Dataset) -> dict[str, Any]:
-    """Return a data set in the DICOM JSON Model. Raises AttributeValueError when it has no form."""
+    """Return a data set in the DICOM JSON Model, which gives the same one back.
+
+    Raises AttributeValueError when it has no such form.
+    """
     try:
-        return ds.to_json_dict()
+        model = ds.to_json_dict()
+        Dataset.from_json(model)
     except Exception as error:
         msg = "a value is none of its attribute"
         raise AttributeValueError(msg) from error
+    return model
 
 
 def _record(session: Session, workitem: Workitem, calling_aet: str, outcome: str) -> None:
