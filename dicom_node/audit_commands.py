@@ -23,6 +23,7 @@ from dicom_node.options import Command, as_utc, common, listing, open_database, 
 from dicom_node.quarantine import Operator
 from models.audit import AuditAction, record
 from models.session import Database
+from models.settings import Settings
 
 _COLUMNS: Final = (
     ("time", "at"),
@@ -81,6 +82,7 @@ def audit(
 ) -> None:
     """List who did what, newest first; every listing is an event itself."""
     if context.invoked_subcommand is not None:
+        context.obj = (config, data_dir)
         return
     database = open_database(settings_of(config, data_dir))
     chosen = _wanted(wanted)
@@ -120,6 +122,12 @@ def _record_use(database: Database, action: AuditAction, outcome: str, wanted: A
         )
 
 
+def _settings(config: Path | None, data_dir: Path | None) -> Settings:
+    """Return the settings of a subcommand; where it says nothing, `audit` may have, before it."""
+    before = click.get_current_context().find_object(tuple) or (None, None)
+    return settings_of(config or before[0], data_dir or before[1])
+
+
 def _me() -> str:
     return Operator.of_this_process("").name[:64]
 
@@ -132,7 +140,7 @@ def verify(
     config: Path | None, data_dir: Path | None, form: str | None, anchor: Path | None
 ) -> None:
     """Prove that no event was changed, deleted or added; exit 1 and say where if one was."""
-    settings = settings_of(config, data_dir)
+    settings = _settings(config, data_dir)
     proof = Proof(open_database(settings), settings, anchor)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -178,7 +186,7 @@ def redact(
     if patient_id is None and not event:
         msg = "say whose data goes: --patient-id, or --event"
         raise click.UsageError(msg)
-    settings = settings_of(config, data_dir)
+    settings = _settings(config, data_dir)
     database = open_database(settings)
     wanted = Redaction(_me(), reason.strip()[:400], patient_id, study_uid, event)
     if not wanted.why:
@@ -207,7 +215,7 @@ def export(
     **wanted: Any,  # noqa: ANN401  the fields of AuditFilter
 ) -> None:
     """Write events, oldest first: CSV, JSON lines, or audit messages (PS3.15 A.5), one a line."""
-    settings = settings_of(config, data_dir)
+    settings = _settings(config, data_dir)
     database = open_database(settings)
     chosen = _wanted(wanted)
     _record_use(database, AuditAction.AUDIT_EXPORTED, shape, chosen)
@@ -220,7 +228,7 @@ def export(
 @common
 def rotate_key(config: Path | None, data_dir: Path | None) -> None:
     """Seal with a new key from now on; the old ones stay, to prove what they sealed."""
-    settings = settings_of(config, data_dir)
+    settings = _settings(config, data_dir)
     database = open_database(settings)
     keys = add_key(key_path(settings))
     with database.write() as session:

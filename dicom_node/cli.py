@@ -137,6 +137,7 @@ def web(config: Path | None, data_dir: Path | None) -> None:
 
     settings = _settings(config, data_dir)
     serve_as("web", settings)
+    stop_on_signals()  # uvicorn raises the signal again when it has ended: by then it is no death
     serve.run(settings, _database(settings))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from dicom_node import embedded_redis
+from dicom_node.audit.seals import seal_rest
 from dicom_node.delivery import synchronise_destinations
 from dicom_node.errors import BrokerError, StartError
 from dicom_node.processes import Child
@@ -94,12 +95,21 @@ class Supervisor:
                     self._keep_alive()
             finally:
                 self._stop()
+                self._seal_audit()
 
     def _prepare_database(self) -> None:
         database = Database(self._settings.effective_database_url)
         try:
             schema.upgrade(database)
             synchronise_destinations(database, self._settings)
+        finally:
+            database.dispose()
+
+    def _seal_audit(self) -> None:
+        """Seal what the last seconds wrote: the dispatcher has ended before others."""
+        database = Database(self._settings.effective_database_url)
+        try:
+            seal_rest(self._settings, database)
         finally:
             database.dispose()
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import func, insert, or_, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import anchor
@@ -222,6 +222,16 @@ class Sealer:
         with self._database.read() as session:
             seals = session.scalars(select(AuditSeal).order_by(AuditSeal.number))
             return [seal for seal in seals if seal.mac not in known]
+
+
+def seal_rest(settings: Settings, database: Database) -> None:
+    """Seal all that is there, at the end of a node: nothing is to lie unsealed while it is off."""
+    sealer = Sealer(settings, database)
+    try:
+        while sealer.seal_batch():
+            pass
+    except (AuditKeyError, OSError, SQLAlchemyError) as error:
+        log.warning("the last audit events have no seal yet: %s", type(error).__name__)
 
 
 def _is_known(session: Session, last: anchor.Anchored) -> bool:

@@ -1,6 +1,7 @@
 """`dicom-node up`: ready when it says so, restarts what dies, leaves nothing behind."""
 
 import http.client
+import json
 import signal
 import socket
 from collections.abc import Iterator
@@ -84,6 +85,18 @@ def test_sigterm_ends_with_0_and_leaves_no_process(node: NodeProcess) -> None:
     assert node.stop() == 0
     assert [each for each in family if each.is_running()] == []
     assert node.stdout.read_text() == "ready\n"
+    _require_sealed_life(node)
+
+
+def _require_sealed_life(node: NodeProcess) -> None:
+    """The audit has every role's start and end, nothing waits for a seal, and nobody changed it."""
+    listed = node.run("audit", "--json").stdout.splitlines()
+    ended = [json.loads(line) for line in listed if "application_stopped" in line]
+    roles = {"listen", "dispatch", "deliver", "web", "worker"}
+    assert {each["outcome"] for each in ended} == roles
+    assert all(each["seal"] for each in ended)
+    proof = node.run("audit", "verify")
+    assert proof.returncode == 0, proof.stdout
 
 
 @pytest.mark.faults

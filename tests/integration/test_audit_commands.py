@@ -26,9 +26,7 @@ def audit(tmp_path: Path) -> Any:
 
 
 def _run(audit: SealedAudit, *arguments: str, **options: Any) -> Result:
-    line = ["audit", *arguments, "--data-dir", str(audit.settings.data_dir)]
-    if arguments and not arguments[0].startswith("-"):
-        line = ["audit", arguments[0], "--data-dir", str(audit.settings.data_dir), *arguments[1:]]
+    line = ["audit", "--data-dir", str(audit.settings.data_dir), *arguments]
     return CliRunner().invoke(cli, line, **options)
 
 
@@ -91,6 +89,13 @@ def test_verify_says_that_it_is_sound(audit: SealedAudit) -> None:
     event = _last(audit)
     assert (event.action, event.outcome) == (AuditAction.AUDIT_VERIFIED, "sound")
     assert event.details == {"findings": 0, "kinds": {}, "events": 5, "seals": 2}
+
+
+def test_the_data_folder_may_stand_before_and_behind_the_name(audit: SealedAudit) -> None:
+    folder = str(audit.settings.data_dir)
+    done = CliRunner().invoke(cli, ["audit", "verify", "--data-dir", folder])
+    assert done.exit_code == 0, done.output
+    assert "sound" in done.stdout
 
 
 @pytest.mark.parametrize(
