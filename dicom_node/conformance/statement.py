@@ -35,6 +35,7 @@ def _network(settings: Settings) -> dict[str, str]:
         "circuit_failures": str(delivery.circuit_failures),
         "circuit_cap": f"{delivery.circuit_cap_seconds:g}",
         "stow_statuses": web_services.statuses(),
+        **_web_services(),
         "commitment_keep": f"{delivery.commitment_keep_days:g}",
         "settle": f"{settings.dispatch.settle_seconds:g}",
         "drain": f"{DRAIN_SECONDS:g}",
@@ -60,6 +61,16 @@ def _network(settings: Settings) -> dict[str, str]:
         "commitment_delay": f"{delivery.commitment_delay_seconds:g}",
         "commitment_hold": f"{delivery.commitment_hold_seconds:g}",
         "commitment_timeout": f"{delivery.commitment_timeout_seconds:g}",
+    }
+
+
+def _web_services() -> dict[str, str]:
+    return {
+        "web_resources": web_services.resources(),
+        "web_statuses": web_services.web_statuses(),
+        "web_returned": web_services.returned(),
+        "web_frames": web_services.frame_types(),
+        "web_failures": web_services.failures(),
     }
 
 

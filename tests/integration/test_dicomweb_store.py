@@ -179,7 +179,7 @@ def test_each_part_has_its_own_verdict(web: Web) -> None:
     assert [event.outcome for event in refused] == [
         "NotUnderstoodError",
         "ClassNotStorableError",
-        "SyntaxError",
+        "SyntaxNotStorableError",
         "DataSetMismatchError",
     ]
     assert {(event.actor, event.details["service"]) for event in refused} == {

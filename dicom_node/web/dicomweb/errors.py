@@ -6,7 +6,6 @@ DicomwebError
 ├── NotHereError         nothing of this address is held, or has this form            404
 ├── NotAcceptableError   it is held, in none of the forms that are accepted           406
 ├── GoneError            retention removed it                                         410
-├── TooLargeError        an answer or an object of more than the node's limits        413
 ├── MediaTypeError       the body is none that can be stored                          415
 └── NoRoomError          disk, or the number of senders at once: try again later      503
 """
@@ -42,10 +41,6 @@ class GoneError(DicomwebError):
     """It was here."""
 
 
-class TooLargeError(DicomwebError):
-    """It is more than fits."""
-
-
 class MediaTypeError(DicomwebError):
     """Such a body is not taken."""
 
@@ -62,7 +57,6 @@ STATUS: Final[Mapping[type[Exception], HTTPStatus]] = {
     NotHereError: HTTPStatus.NOT_FOUND,
     NotAcceptableError: HTTPStatus.NOT_ACCEPTABLE,
     GoneError: HTTPStatus.GONE,
-    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     NoRoomError: HTTPStatus.SERVICE_UNAVAILABLE,
     TooManyMatchesError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

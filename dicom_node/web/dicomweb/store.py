@@ -16,6 +16,7 @@ from dicom_node.contexts import STORAGE_CLASSES, STORAGE_SYNTAXES
 from dicom_node.errors import (
     ClassNotStorableError,
     DataSetMismatchError,
+    NodeError,
     NotUnderstoodError,
     SpoolFullError,
     StoreError,
@@ -48,17 +49,21 @@ _SENDERS: Final = 8  # at once; each has a thread
 _MAX_PARTS: Final = 10_000  # of one request
 
 
-class _SyntaxError(StoreError):
+class _PartError(NodeError):
+    """Base of the reasons to refuse a part that C-STORE does not know."""
+
+
+class _SyntaxNotStorableError(_PartError):
     """The transfer syntax is none that is stored."""
 
 
-class _TooLongError(StoreError):
+class _TooLongError(_PartError):
     """The part is longer than `web.stow_max_bytes`."""
 
 
 # Beside those of C-STORE: where an association would not have come about.
 _REASONS: Final[dict[type[Exception], int]] = {
-    _SyntaxError: SYNTAX_NOT_SUPPORTED,
+    _SyntaxNotStorableError: SYNTAX_NOT_SUPPORTED,
     _TooLongError: CANNOT_UNDERSTAND,
 }
 
@@ -136,7 +141,7 @@ class Store:
             request, first = read_meta(part.data)
             _require_storable(request)
             stored = self._keep(storing, request, sending, _chained(first, part.data))
-        except (StoreError, SQLAlchemyError, OSError) as error:
+        except (StoreError, _PartError, SQLAlchemyError, OSError) as error:
             return self._failed(error, request, sending)
         return _kept(request, stored)
 
@@ -182,7 +187,7 @@ def _require_storable(request: StoreRequest) -> None:
         raise ClassNotStorableError(msg)
     if request.transfer_syntax_uid not in STORAGE_SYNTAXES:
         msg = "the transfer syntax is none that is stored"
-        raise _SyntaxError(msg)
+        raise _SyntaxNotStorableError(msg)
 
 
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
