@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.results import ResultFilter
@@ -54,8 +54,12 @@ SUMMARY_COLUMNS: Final = (
 )
 
 
-def comparisons(session: Session, wanted: ResultFilter) -> Iterator[dict[str, Any]]:
+def comparisons(
+    session: Session, wanted: ResultFilter, *more: ColumnElement[bool]
+) -> Iterator[dict[str, Any]]:
     """Yield one JSON-ready row per shadow job, oldest first, reading in blocks.
+
+    `more` are conditions over Job, Analysis, its ModelVersion, Instance and Study.
 
     `status` is compared, not_analysed, failed (both with a reason) or pending. Percentages are of
     both lungs; the difference is shadow minus production, in percentage points.
@@ -70,7 +74,7 @@ def comparisons(session: Session, wanted: ResultFilter) -> Iterator[dict[str, An
         .join(Study, Series.study_id == Study.id)
         .outerjoin(ShadowAnalysis, ShadowAnalysis.job_id == Job.id)
         .outerjoin(theirs, ShadowAnalysis.model_version_id == theirs.id)
-        .where(Job.kind == JobKind.SHADOW, *wanted.clauses())
+        .where(Job.kind == JobKind.SHADOW, *wanted.clauses(), *more)
         .order_by(Job.id)
         .execution_options(yield_per=_BLOCK)
     )

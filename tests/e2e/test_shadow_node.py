@@ -32,6 +32,15 @@ def _wait_for_comparison(node: NodeProcess) -> dict[str, Any]:
     return row
 
 
+def _rehearsed(node: NodeProcess) -> dict[str, Any]:
+    """Ask what the default model would have said of what another one saw."""
+    line = ("--dry-run", "--model", "unet", "--seen-by", "bedside", "--json")
+    done = node.run("replay", *line)
+    assert done.returncode == 0, done.stderr
+    [row] = [json.loads(each) for each in done.stdout.splitlines()]
+    return row
+
+
 @pytest.mark.parametrize(
     "shadow",
     [
@@ -58,6 +67,7 @@ def test_the_second_model_is_compared_and_the_pacs_never_hears_of_it(
         [result] = wait_for_results(node, 1)
         assert result.status == "analysed"
         row = _wait_for_comparison(node)
+        other = _rehearsed(node) if shadow == "unet-next" else None
         examined = node.run("check")
         assert node.run("ledger").returncode == 0
         assert node.stop() == 0
@@ -73,6 +83,9 @@ def test_the_second_model_is_compared_and_the_pacs_never_hears_of_it(
         assert row["difference"] > 0
         assert examined.returncode == 0
         assert "models: unet, bedside, shadow unet-next: installed" in said
+    if other is not None:  # a third model was asked, beside
+        assert (other["status"], other["shadow"]["model"]) == ("compared", "unet")
+        assert other["production"] == row["production"]
     classes = sorted(each.sop_class_uid for each in storage_scp.objects())
     assert classes == sorted([SEG, COMPREHENSIVE_3D_SR])
     assert storage_scp.received == 2
