@@ -156,8 +156,10 @@ def add_analysis(
     model: str = "unet",
     caveats: tuple[str, ...] = (),
 ) -> tuple[int, int]:
-    """Add an analysis with its SEG artifact; return the ids of both."""
+    """Add an analysis with its SEG artifact, which counts from now on; return the ids of both."""
     with database.write() as session:
+        of_image = Analysis.instance_id == instance_id
+        session.execute(update(Analysis).where(of_image).values(is_replaced=True))
         analysis = Analysis(
             instance_id=instance_id,
             model_version=_model(session, model),

@@ -24,7 +24,7 @@ from models.audit import AuditAction
 from models.base import utc_now
 from models.imaging import Instance, Study
 from models.job import Job
-from models.result import Analysis, newest_analyses
+from models.result import Analysis, counts_again, newest_analyses
 from models.session import Database
 from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobState, StudyState
@@ -102,7 +102,7 @@ def test_another_model_makes_the_next_revision_and_the_first_one_counts_again(
         assert len(flow.artifacts(ArtifactKind.SEG)) == 2
         assert len(flow.at_pacs()) == 5  # two SEGs, three SRs: older revisions stay readable
         files = {path for path in flow.settings.artifact_dir.rglob("*") if path.is_file()}
-        assert len(files) == 2 * 3 + 3  # each analysis once, with its two pictures
+        assert len(files) == 2 * 4 + 3  # each analysis once, with its three pictures
         assert flow.unbalanced() == []
     assert outcomes(node.database, AuditAction.STUDY_REPLAYED) == ["due"] * 4
 
@@ -114,7 +114,9 @@ def test_one_analysis_of_an_image_counts(database: Database, settings: Settings)
     with database.write() as session:
         study = session.scalars(select(Study)).one()
         assert [row.id for row in newest_analyses(session, study.id)] == [second]
-        session.execute(update(Analysis).where(Analysis.id == second).values(is_replaced=True))
+        model = session.get_one(Analysis, first).model_version_id
+        assert counts_again(session, image, model, "c" * 64)
+        session.flush()
         assert [row.id for row in newest_analyses(session, study.id)] == [first]
     assert settings.analysis.model == "unet"
 
