@@ -85,7 +85,7 @@ def test_a_corrected_patient_id_issues_the_results_again_and_once(
         assert store(node.port, again) == 0x0000
         flow.run()
     assert len(instances(node.database)) == len(node.spooled) == 2
-    assert count(node.database, Artifact) == 8  # SEG, two pictures and SR, twice
+    assert count(node.database, Artifact) == 10  # SEG, three pictures and SR, twice
     assert outcomes(node.database, AuditAction.INSTANCE_STORED) == [
         *("stored", "conflict", "duplicate", "duplicate")
     ]
