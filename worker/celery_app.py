@@ -159,6 +159,7 @@ def run_worker(settings: Settings) -> None:
     app = make_app(settings)
     register(app, settings)
     arguments = [
+        "--quiet",  # no banner: it is no line of the log
         "worker",
         "--pool=prefork",
         f"--concurrency={settings.worker.concurrency}",

@@ -21,8 +21,9 @@ from worker.training.phantom import make_phantom
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 _WORDS = ("zebedee", "quixote", "qx-83641", "17760704")
-# What is no line of a log: what the embedded broker writes, and the link to the first account.
-_OTHERS = re.compile(r"[0-9]+:[CM] |nobody has an account yet")
+# What is no line of a log: what the embedded broker and, at its end, Celery write, and the link to
+# the first account.
+_OTHERS = re.compile(r"[0-9]+:|worker: Warm shutdown|nobody has an account yet|$")
 _NUMBER = 12345678  # where pydicom wants a number; in the file the PatientID stands in its place
 _PATIENT = {
     "PatientName": "Zebedee^Quixote",
