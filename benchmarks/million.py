@@ -63,70 +63,56 @@ def _continue_ids(connection: Any, table: Table) -> None:  # noqa: ANN401  of th
 
 def _tables() -> Iterator[tuple[str, dict[str, object], str]]:
     """Yield table, columns as SQL, and where their rows come from."""
-    yield (
-        "model_version",
-        {
-            "id": "i",
-            "name": "'unet'",
-            "version": "'1.' || i + 1 || '.0'",
-            "sha256": _SHA.format(kind="model", key="i"),
-            "created_at": _DAY,
-        },
-        "generate_series(1, 2) AS i",
-    )
-    yield (
-        "destination",
-        {
-            "id": "1",
-            "name": "'PACS'",
-            "ae_title": "'PACS'",
-            "host": "'pacs'",
-            "port": "104",
-            "enabled": "true",
-        },
-        "generate_series(1, 1)",
-    )
-    yield (
-        "account",
-        {"id": "i", "name": "'reader' || i - 1", "role": "'viewer'", "created_at": _DAY},
-        "generate_series(1, 30) AS i",
-    )
+    yield from _fixed()
     yield "study", _study(), _STUDIES
-    yield (
-        "series",
-        {
-            "id": "i",
-            "study_id": "i",
-            "series_instance_uid": _UID.format(kind=2) + "i",
-            "modality": f"CASE WHEN {_SHARE.format(salt=7)} < 0.3 THEN 'CR' ELSE 'DX' END",
-        },
-        _STUDIES,
-    )
+    yield "series", _series(), _STUDIES
     for view in (0, 1):
         yield "instance", _instance(view), _STUDIES
     yield "analysis", _analysis(), _ANALYSED
-    yield (
-        "analysis_caveat",
-        {"analysis_id": "i", "caveat": "'uncertain'"},
-        (f"{_ANALYSED} AND {_SHARE.format(salt=8)} < 0.05"),
-    )
+    doubtful = f"{_ANALYSED} AND {_SHARE.format(salt=8)} < 0.05"
+    yield "analysis_caveat", {"analysis_id": "i", "caveat": "'uncertain'"}, doubtful
     for kind in ("seg", "sr"):
         yield "artifact", _artifact(kind), _ANALYSED
     yield "reported_analysis", {"artifact_id": "2 * i", "analysis_id": "i"}, _ANALYSED
     for offset in (1, 0):
         yield "delivery", _delivery(offset), _ANALYSED
-    yield (
-        "reading",
-        {
-            "study_id": "i",
-            "revision": "1",
-            "percent": _PERCENT,
-            "read_by": _READER,
-            "read_at": f"{_STUDY} + interval '1 hour'",
-        },
-        f"{_ANALYSED} AND {_READ}",
-    )
+    yield "reading", _reading(), f"{_ANALYSED} AND {_READ}"
     yield from _events()
+
+
+def _fixed() -> Iterator[tuple[str, dict[str, object], str]]:
+    """Yield the small tables."""
+    network = {
+        "id": "i",
+        "name": "'unet'",
+        "version": "'1.' || i + 1 || '.0'",
+        "sha256": _SHA.format(kind="model", key="i"),
+        "created_at": _DAY,
+    }
+    yield "model_version", network, "generate_series(1, 2) AS i"
+    pacs = {"id": "1", "name": "'PACS'", "ae_title": "'PACS'", "host": "'pacs'", "port": "104"}
+    yield "destination", pacs | {"enabled": "true"}, "generate_series(1, 1)"
+    reader = {"id": "i", "name": "'reader' || i - 1", "role": "'viewer'", "created_at": _DAY}
+    yield "account", reader, "generate_series(1, 30) AS i"
+
+
+def _series() -> dict[str, object]:
+    return {
+        "id": "i",
+        "study_id": "i",
+        "series_instance_uid": _UID.format(kind=2) + "i",
+        "modality": f"CASE WHEN {_SHARE.format(salt=7)} < 0.3 THEN 'CR' ELSE 'DX' END",
+    }
+
+
+def _reading() -> dict[str, object]:
+    return {
+        "study_id": "i",
+        "revision": "1",
+        "percent": _PERCENT,
+        "read_by": _READER,
+        "read_at": f"{_STUDY} + interval '1 hour'",
+    }
 
 
 def _study() -> dict[str, object]:
@@ -228,60 +214,28 @@ def _delivery(offset: int) -> dict[str, object]:
 
 def _events() -> Iterator[tuple[str, dict[str, object], str]]:
     """Yield the audit: objects received, analysed and sent, and what people read."""
-    about: dict[str, object] = {
+    named = {"patient_id": _PATIENT, "patient": f"json_build_object('patient_id', {_PATIENT})"}
+    for view in (0, 1):
+        sent = {"calling_aet": _AE, "called_aet": "'NODE'", "status": "0"}
+        uid = _UID.format(kind=3) + f"(2 * i - 1 + {view})"
+        stored = _event("instance_stored", "stored", f"{view} minute", sop_instance_uid=uid)
+        yield "audit_event", stored | sent | named, _STUDIES
+    analysed = _event("instance_analysed", "analysed", "2 minutes", model=_MODEL_NAME)
+    yield "audit_event", analysed, _ANALYSED
+    for kind in ("seg", "sr"):
+        arrived = _event("artifact_sent", f"{kind}_sent", "3 minutes", called_aet="'PACS'")
+        yield "audit_event", arrived | {"status": "0"}, _ANALYSED
+    read = _event("patient_data_read", "study", "1 hour", actor=_READER)
+    yield "audit_event", read | named, f"{_ANALYSED} AND {_READ}"
+
+
+def _event(action: str, outcome: str, later: str, **columns: str) -> dict[str, object]:
+    """Return an event about study i, so much later than it came."""
+    return {
+        "at": f"{_STUDY} + interval '{later}'",
+        "action": f"'{action}'",
+        "outcome": f"'{outcome}'",
         "study_instance_uid": _UID.format(kind=1) + "i",
         "details": "'{}'::json",
+        **columns,
     }
-    patient = {"patient_id": _PATIENT, "patient": f"json_build_object('patient_id', {_PATIENT})"}
-    for view in (0, 1):
-        yield (
-            "audit_event",
-            about
-            | patient
-            | {
-                "at": f"{_STUDY} + interval '{view} minute'",
-                "action": "'instance_stored'",
-                "outcome": "'stored'",
-                "calling_aet": _AE,
-                "called_aet": "'NODE'",
-                "status": "0",
-                "sop_instance_uid": _UID.format(kind=3) + f"(2 * i - 1 + {view})",
-            },
-            _STUDIES,
-        )
-    yield (
-        "audit_event",
-        about
-        | {
-            "at": f"{_STUDY} + interval '2 minutes'",
-            "model": _MODEL_NAME,
-            "action": "'instance_analysed'",
-            "outcome": "'analysed'",
-        },
-        _ANALYSED,
-    )
-    for kind in ("seg", "sr"):
-        yield (
-            "audit_event",
-            about
-            | {
-                "at": f"{_STUDY} + interval '3 minutes'",
-                "status": "0",
-                "action": "'artifact_sent'",
-                "outcome": f"'{kind}_sent'",
-                "called_aet": "'PACS'",
-            },
-            _ANALYSED,
-        )
-    yield (
-        "audit_event",
-        about
-        | patient
-        | {
-            "at": f"{_STUDY} + interval '1 hour'",
-            "action": "'patient_data_read'",
-            "outcome": "'study'",
-            "actor": _READER,
-        },
-        (f"{_ANALYSED} AND {_READ}"),
-    )

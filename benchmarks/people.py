@@ -109,7 +109,7 @@ def _explain(session: Session, ask: Ask, case: Case) -> None:
     seen: list[tuple[str, Any]] = []
     engine = session.get_bind()
 
-    def note(_c: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:  # noqa: ANN401
+    def note(_c: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:  # noqa: ANN401  SQLAlchemy's
         seen.append((statement, values))
 
     event.listen(engine, "before_cursor_execute", note)
@@ -128,7 +128,7 @@ def _explain(session: Session, ask: Ask, case: Case) -> None:
                     case.indexes.add(name)
 
 
-def _nodes(connection: Connection, statement: str, values: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+def _nodes(connection: Connection, statement: str, values: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  a row
     answer = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", values).scalar_one()
     todo = [json.loads(answer)[0]["Plan"] if isinstance(answer, str) else answer[0]["Plan"]]
     while todo:

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import highdicom as hd
 import pytest
-from builders import chest_dataset, write_part10
+from phantom_jobs import add_phantom_job
 from pydicom import dcmread
-from rows import SEG, add_instance, add_job, open_database, publish_again
+from rows import SEG, add_instance, open_database, publish_again
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
@@ -30,7 +31,6 @@ from worker.figures import measurements_of
 from worker.leases import claim
 from worker.measurements import measure
 from worker.registry import find_bundle
-from worker.training.phantom import make_phantom
 from worker.types import AnalysedImage, Caveat, Zone
 
 
@@ -65,27 +65,7 @@ def _files(settings: Settings) -> list[Path]:
 def job(runtime: tasks.Runtime) -> Callable[..., int]:
     """Put a phantom (or what keyword arguments make of it) into spool and rows; give its job."""
 
-    def make(study_instance_uid: str = "1.2.840.1", seed: int = 7, **header: object) -> int:
-        phantom = make_phantom(seed, 512, 20.0)
-        key = f"00/{hashlib.sha256(repr((seed, header)).encode()).hexdigest()}.dcm"
-        ds = chest_dataset(
-            seed=seed,
-            PatientID="P1",
-            StudyInstanceUID=study_instance_uid,
-            pixels=phantom.pixels >> 4,
-            **header,
-        )
-        write_part10(runtime.settings.spool_dir / key, ds)
-        instance = add_instance(
-            runtime.database,
-            study_instance_uid=study_instance_uid,
-            sop_instance_uid=str(ds.SOPInstanceUID),
-            state=InstanceState.QUEUED,
-            storage_key=key,
-        )
-        return add_job(runtime.database, instance)
-
-    return make
+    return partial(add_phantom_job, runtime.settings, runtime.database)
 
 
 def _rows(runtime: tasks.Runtime, model: type) -> list[object]:

@@ -91,7 +91,7 @@ async def _body(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
             yield piece
     finally:
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(pieces.close)  # type: ignore[attr-defined]
+            await to_thread.run_sync(pieces.close)  # type: ignore[attr-defined]  # a generator has it
 
 
 def wanted_form(request: Request, paging: Paging) -> Form:
