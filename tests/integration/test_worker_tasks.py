@@ -225,7 +225,7 @@ def test_rows_that_are_refused_leave_no_files_and_use_up_attempts(
 ) -> None:
     before = _files(runtime.settings)
     job_id = job()
-    monkeypatch.setattr(results, "_provenance", lambda _: {"not": object()})  # no JSON
+    monkeypatch.setattr(results, "provenance", lambda _: {"not": object()})  # no JSON
     for attempt in (1, 2):
         tasks.analyse(job_id, runtime)
         assert _one(runtime, Job).attempts == attempt
