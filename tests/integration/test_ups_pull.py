@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from builders import chest_dataset, write_part10
@@ -24,11 +25,11 @@ CLAIMED, READ, UNREAD = ReadingState.CLAIMED, ReadingState.READ, ReadingState.UN
 
 
 @pytest.fixture
-def node(listen: Listen) -> "RunningListener":  # noqa: F821  of conftest.py
+def node(listen: Listen) -> Any:
     return listen(sections={"worklist": {"ups": UPS}})
 
 
-def test_a_workstation_reads_a_study_from_query_to_completion(node: "RunningListener") -> None:  # noqa: F821
+def test_a_workstation_reads_a_study_from_query_to_completion(node: Any) -> None:
     uid = add_workitem(node.database, 62.5, accession_number="A7")
     mild = add_workitem(node.database, 3.0)
     ws = Workstation(node.port)
@@ -80,7 +81,7 @@ def test_a_workstation_reads_a_study_from_query_to_completion(node: "RunningList
     assert outcomes(node.database, AuditAction.QUERY) == ["success", "success"]
 
 
-def test_every_refusal_has_the_status_of_the_standard(node: "RunningListener") -> None:  # noqa: F821
+def test_every_refusal_has_the_status_of_the_standard(node: Any) -> None:
     """Table CC.1.1-2, row by row."""
     ws, other = Workstation(node.port), Workstation(node.port, "WS2")
     states = ("IN PROGRESS", "COMPLETED", "CANCELED", "SCHEDULED")
@@ -107,7 +108,7 @@ def test_every_refusal_has_the_status_of_the_standard(node: "RunningListener") -
     assert answers(gone, ws) == ["C300", "C300", "B304", "C303"]
 
 
-def test_of_two_workstations_one_has_the_study(node: "RunningListener") -> None:  # noqa: F821
+def test_of_two_workstations_one_has_the_study(node: Any) -> None:
     step = workitem_uid(node.database, add_workitem(node.database))
     stations = [Workstation(node.port, title) for title in ("WS1", "WS2", "RIS", "WS1")]
     with ThreadPoolExecutor(4) as pool:
@@ -118,7 +119,7 @@ def test_of_two_workstations_one_has_the_study(node: "RunningListener") -> None:
     assert winner.change(step, "COMPLETED") == 0x0000
 
 
-def test_the_web_and_a_workstation_share_one_state(node: "RunningListener") -> None:  # noqa: F821
+def test_the_web_and_a_workstation_share_one_state(node: Any) -> None:
     database, ws, anna = node.database, Workstation(node.port), Reader("anna")
     uid = add_workitem(database)
     step = workitem_uid(database, uid)
@@ -148,7 +149,7 @@ def test_the_web_and_a_workstation_share_one_state(node: "RunningListener") -> N
 
 
 def test_a_new_figure_ends_the_claim_and_makes_another_workitem(
-    node: "RunningListener",  # noqa: F821
+    node: Any,
 ) -> None:
     ws, uid = Workstation(node.port), add_workitem(node.database)
     step = workitem_uid(node.database, uid)
@@ -166,7 +167,7 @@ def test_a_new_figure_ends_the_claim_and_makes_another_workitem(
 
 
 def test_only_what_it_has_is_set_and_only_by_its_performer(
-    node: "RunningListener",  # noqa: F821
+    node: Any,
 ) -> None:
     ws = Workstation(node.port)
     step = workitem_uid(node.database, add_workitem(node.database))
@@ -193,7 +194,7 @@ def test_only_what_it_has_is_set_and_only_by_its_performer(
 
 
 def test_a_claim_that_is_given_up_leaves_the_study_to_others(
-    node: "RunningListener",  # noqa: F821
+    node: Any,
 ) -> None:
     ws, uid = Workstation(node.port), add_workitem(node.database)
     step = workitem_uid(node.database, uid)
@@ -207,7 +208,7 @@ def test_a_claim_that_is_given_up_leaves_the_study_to_others(
 
 
 def test_what_is_asked_for_is_returned_and_nothing_else(
-    node: "RunningListener",  # noqa: F821
+    node: Any,
 ) -> None:
     ws = Workstation(node.port)
     step = workitem_uid(node.database, add_workitem(node.database))
@@ -262,7 +263,7 @@ def _request(**values: str) -> list[Dataset]:
     return [item]
 
 
-def test_keys_are_matched_as_the_standard_says(node: "RunningListener") -> None:  # noqa: F821
+def test_keys_are_matched_as_the_standard_says(node: Any) -> None:
     made = {
         "severe": add_workitem(node.database, 80.0, patient_id="P-80", accession_number="A1"),
         "mild": add_workitem(node.database, 3.0, patient_id="P-3", accession_number="B2"),
@@ -299,7 +300,7 @@ def test_keys_are_matched_as_the_standard_says(node: "RunningListener") -> None:
     assert len(ws.find(WATCH, SOPInstanceUID=uids.split("\\"))[1]) == 2
 
 
-def test_a_query_that_cannot_be_answered_is_refused(node: "RunningListener") -> None:  # noqa: F821
+def test_a_query_that_cannot_be_answered_is_refused(node: Any) -> None:
     ws = Workstation(node.port)
     add_workitem(node.database)
     two = [*_request(AccessionNumber="A"), *_request(AccessionNumber="B")]
@@ -323,7 +324,7 @@ def test_more_matches_than_allowed_are_said_to_be_too_many(listen: Listen) -> No
     assert Workstation(node.port).find(SOPInstanceUID="")[0] == [0xFF00, 0xA700]
 
 
-def test_each_sop_class_has_its_own_operations(node: "RunningListener") -> None:  # noqa: F821
+def test_each_sop_class_has_its_own_operations(node: Any) -> None:
     ws = Workstation(node.port)
     step = workitem_uid(node.database, add_workitem(node.database))
     wanted = {"ProcedureStepState": "IN PROGRESS", "TransactionUID": ws.lock}
