@@ -39,7 +39,6 @@ QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluatio
 ALGORITHM_NAME: Final = codes.DCM.AlgorithmName
 ALGORITHM_VERSION: Final = codes.DCM.AlgorithmVersion
 ALGORITHM_PARAMETERS: Final = codes.DCM.AlgorithmParameters
-STUDY_INSTANCE_UID: Final = codes.DCM.StudyInstanceUID
 ARTIFICIAL_INTELLIGENCE: Final = codes.DCM.ArtificialIntelligence
 SOURCE_IMAGE: Final = codes.DCM.SourceImageForImageProcessingOperation
 PLAIN_CHEST_XRAY: Final = Code("399208008", "SCT", "Plain X-ray of chest")
@@ -124,9 +123,6 @@ def caveat(kind: Caveat) -> CodedConcept:
 
 NOT_ANALYSED: Final = _private("NOT_ANALYSED", "Image received and not analysed")
 SOP_INSTANCE_UID: Final = _private("SOP_INSTANCE_UID", "SOP Instance UID")  # PS3.16 D has none
-
-
-SR_INSTANCE_UID: Final = _private("SR_INSTANCE_UID", "SOP Instance UID of the Structured Report")
 
 
 def reason(kind: Reason) -> CodedConcept:

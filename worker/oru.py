@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from models.identity import MANUFACTURER, PRIVATE_SCHEME
 from models.reasons import Reason
@@ -30,6 +31,11 @@ from worker.message_content import NOTICE, MessageContent, Moment, digest
 from worker.report_groups import ReportImage
 from worker.statements import Coded, Statement, not_analysed, statements
 
+# Of messages alone: no object says these of itself.
+_STUDY_UID: Final = Code("110180", "DCM", "Study Instance UID")
+_SR_UID: Final = Code(
+    "SR_INSTANCE_UID", PRIVATE_SCHEME, "SOP Instance UID of the Structured Report"
+)
 _VERSION: Final = "2.5.1"
 _CHARACTER_SET: Final = "UNICODE UTF-8"  # table 0211
 _CONTROL_ID: Final = 20  # longest MSH-10
@@ -183,9 +189,9 @@ def _moment(moment: Moment) -> str:
 
 
 def _results(content: MessageContent, status: str) -> Iterator[Segment]:
-    yield _study_result(codes.STUDY_INSTANCE_UID, content.study_uid, status)
+    yield _study_result(_STUDY_UID, content.study_uid, status)
     if content.report_uid is not None:
-        yield _study_result(codes.SR_INSTANCE_UID, content.report_uid, status)
+        yield _study_result(_SR_UID, content.report_uid, status)
     for image in content.images:
         uid = str(image.header.SOPInstanceUID)
         common = {
