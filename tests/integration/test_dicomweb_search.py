@@ -1,5 +1,6 @@
 """QIDO-RS over HTTP: what C-FIND finds, by query strings; who may ask, and the events of it."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import update
 from web_accounts import bearer
 from web_served import app_of, serving
 
+from dicom_node.web import serve
 from models.account import Role, Scope
 from models.audit import AuditAction
 from models.imaging import Instance
@@ -176,6 +178,22 @@ def test_a_search_is_an_event_with_who_asked_what(web: Web) -> None:
     assert (first.details["matches"], first.patient) == (1, {"PatientName": "Bak*"})
     assert second.study_instance_uid == small_image("1").StudyInstanceUID
     assert (third.outcome, third.patient) == ("IdentifierError", None)
+
+
+def test_nothing_of_a_search_stands_in_a_log(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for keys in (
+        {"PatientName": "SECRET*"},
+        {"PatientID": "SECRET", "limit": "SECRET"},
+        {"PatientBirthDate": "SECRET"},
+        {"PatientComments": "SECRET", "SECRET": "SECRET"},
+    ):
+        answer = web.get("studies", **keys)
+        assert "SECRET" not in answer.text + str(answer.headers)
+    # Beside the client's own. uvicorn's access log has no handler but the one that pytest gives it.
+    assert serve.options(web.settings.web, None)["access_log"] is False
+    told = [it for it in caplog.records if not it.name.startswith(("http", "uvicorn.access"))]
+    assert "SECRET" not in " ".join(f"{it.getMessage()} {it.exc_text}" for it in told)
 
 
 def test_it_is_for_whoever_may_see_results(node: RunningListener) -> None:
