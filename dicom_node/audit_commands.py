@@ -17,12 +17,12 @@ from dicom_node.audit.log import AuditFilter, every_event, newest_events
 from dicom_node.audit.proof import Proof
 from dicom_node.audit.redactions import Redaction, events_to_redact
 from dicom_node.audit.redactions import redact as redact_events
+from dicom_node.audit.use import record_use
 from dicom_node.errors import OperatorError
 from dicom_node.listing import Format, print_rows
 from dicom_node.options import Command, as_utc, common, listing, open_database, settings_of
 from dicom_node.quarantine import Operator
 from models.audit import AuditAction, record
-from models.session import Database
 from models.settings import Settings
 
 _COLUMNS: Final = (
@@ -39,7 +39,6 @@ _COLUMNS: Final = (
     ("seal", "seal"),
 )
 _SHOWN: Final = 200  # events of a table without --limit
-_ABOUT_PATIENTS: Final = ("patient_id", "accession_number")
 
 
 def _filters(command: Command) -> Command:
@@ -86,7 +85,7 @@ def audit(
         return
     database = open_database(settings_of(config, data_dir))
     chosen = _wanted(wanted)
-    _record_use(database, AuditAction.AUDIT_READ, "command", chosen)
+    record_use(database, AuditAction.AUDIT_READ, "command", _me(), vars(chosen))
     shape = Format(form or Format.TABLE)
     if shape is Format.TABLE and limit is None:
         limit = _SHOWN
@@ -103,23 +102,6 @@ def _in_shape(rows: Any, shape: Format) -> Iterator[dict[str, Any]]:  # noqa: AN
     for row in rows:
         nested = ("details", "patient") if shape is Format.CSV else ()
         yield row | {name: json.dumps(row[name]) for name in nested}
-
-
-def _record_use(database: Database, action: AuditAction, outcome: str, wanted: AuditFilter) -> None:
-    """Write who looks for what, before anything is shown."""
-    asked: dict[str, Any] = {
-        name: value for name, value in vars(wanted).items() if value is not None
-    }
-    patient: dict[str, Any] = {name: asked.pop(name) for name in _ABOUT_PATIENTS if name in asked}
-    with database.write() as session:
-        record(
-            session,
-            action,
-            outcome,
-            actor=_me(),
-            details={name: str(value) for name, value in asked.items()},
-            patient=patient,
-        )
 
 
 def _settings(config: Path | None, data_dir: Path | None) -> Settings:
@@ -218,7 +200,7 @@ def export(
     settings = _settings(config, data_dir)
     database = open_database(settings)
     chosen = _wanted(wanted)
-    _record_use(database, AuditAction.AUDIT_EXPORTED, shape, chosen)
+    record_use(database, AuditAction.AUDIT_EXPORTED, shape, _me(), vars(chosen))
     with database.read() as session:
         rows = every_event(session, chosen)
         out.writelines(export_lines(session, settings, rows, shape))

@@ -16,12 +16,12 @@ from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
 from dicom_node.monitoring_commands import drift
 from dicom_node.operator_commands import patient, quarantine
-from dicom_node.options import as_utc as _utc
 from dicom_node.options import common as _common
 from dicom_node.options import listing as _listing
 from dicom_node.options import open_database as _database
 from dicom_node.options import serve_as
 from dicom_node.options import settings_of as _settings
+from dicom_node.result_commands import compare, results
 from dicom_node.rules_commands import rules
 from dicom_node.storage_commands import backup, retention, scrub
 from dicom_node.study_commands import replay
@@ -237,74 +237,6 @@ def ledger(
 
 @cli.command()
 @_common
-@_listing
-@click.option("--since", type=click.DateTime(), callback=_utc, help="Received at or after.")
-@click.option("--until", type=click.DateTime(), callback=_utc, help="Received before.")
-@click.option("--patient-id")
-@click.option("--accession", "accession_number")
-@click.option("--study-uid", "study_instance_uid")
-@click.option("--min-percent", type=float, help="Total opacity at least this many percent.")
-@click.option("--state", help="analysed, not_analysed, failed, withdrawn, queued, …")
-def results(
-    config: Path | None,
-    data_dir: Path | None,
-    form: str | None,
-    **wanted: Any,  # noqa: ANN401  the fields of ResultFilter
-) -> None:
-    """List received images with status, reason and numbers."""
-    from dicom_node.results import ResultFilter
-    from dicom_node.results import results as rows
-
-    settings = _settings(config, data_dir)
-    columns = [
-        ("patient", "patient_id"),
-        ("study", "study_instance_uid"),
-        ("status", "status"),
-        ("reason", "reason"),
-        ("opacity %", "opacity_percent.total"),
-        ("left", "opacity_percent.left"),
-        ("right", "opacity_percent.right"),
-        ("severity", "severity"),
-        ("caveats", "caveats"),
-        ("study state", "study_state"),
-    ]
-    with _database(settings).read() as session:
-        found = rows(session, settings, ResultFilter(**wanted))
-        print_rows(found, Format(form or Format.TABLE), columns)
-
-
-@cli.command()
-@_common
-@_listing
-@click.option("--since", type=click.DateTime(), callback=_utc, help="Received at or after.")
-@click.option("--until", type=click.DateTime(), callback=_utc, help="Received before.")
-@click.option("--study-uid", "study_instance_uid")
-@click.option("--summary", "only_summary", is_flag=True, help="One row per pair of models.")
-def compare(
-    config: Path | None,
-    data_dir: Path | None,
-    form: str | None,
-    only_summary: bool,  # noqa: FBT001  a flag of the command line
-    **wanted: Any,  # noqa: ANN401  fields of ResultFilter
-) -> None:
-    """Compare what the shadow model measured with what was sent."""
-    from dicom_node import comparison
-    from dicom_node.results import ResultFilter
-
-    chosen = Format(form or Format.TABLE)
-    with _database(_settings(config, data_dir)).read() as session:
-        rows = comparison.comparisons(session, ResultFilter(**wanted))
-        if not only_summary and chosen is not Format.TABLE:
-            print_rows(rows, chosen, ())
-            return
-        found = list(rows)
-    if not only_summary:
-        print_rows(found, chosen, comparison.COLUMNS)
-    print_rows(comparison.summary(found), chosen, comparison.SUMMARY_COLUMNS)
-
-
-@cli.command()
-@_common
 @click.option(
     "--all", "everything", is_flag=True, help="Every rejected or dead delivery, every dead report."
 )
@@ -377,6 +309,8 @@ cli.add_command(scrub)
 db.add_command(backup)
 cli.add_command(patient)
 cli.add_command(replay)
+cli.add_command(results)
+cli.add_command(compare)
 cli.add_command(rules)
 cli.add_command(worklist)
 cli.add_command(feedback)

@@ -2,13 +2,14 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from dicom_node.audit.use import record_use
 from dicom_node.listing import Format, print_rows
 from dicom_node.merge import MergeOutcome, PatientIdentity, merge
 from dicom_node.options import Command, common, listing, open_database, settings_of
@@ -21,6 +22,8 @@ from dicom_node.quarantine import (
     reject,
     release,
 )
+from models.audit import AuditAction
+from models.session import Database
 
 _LO_MAX = 64  # PS3.5 6.2
 _PN_MAX = 324
@@ -117,6 +120,11 @@ def quarantine() -> None:
     """Objects that were set aside and wait for a person."""
 
 
+def _record_look(database: Database, asked: Mapping[str, object]) -> None:
+    by = Operator.of_this_process("").name
+    record_use(database, AuditAction.PATIENT_DATA_READ, "quarantine", by, asked)
+
+
 @quarantine.command("list")
 @common
 @listing
@@ -131,6 +139,7 @@ def list_objects(
 ) -> None:
     """List what is in quarantine, with the numbers that the other commands take."""
     database = open_database(settings_of(config, data_dir))
+    _record_look(database, wanted)
     with database.read() as session:
         rows = objects(session, QuarantineFilter(**wanted))
         print_rows(rows, Format(form or Format.TABLE), _COLUMNS)
@@ -143,7 +152,9 @@ def list_objects(
 def show(config: Path | None, data_dir: Path | None, form: str | None, instance_id: int) -> None:
     """Print all that is known of one object, and what else has its SOP Instance UID."""
     settings = settings_of(config, data_dir)
-    with open_database(settings).read() as session:
+    database = open_database(settings)
+    _record_look(database, {"instance": instance_id})
+    with database.read() as session:
         row = details(session, settings, instance_id)
     if form:
         print_rows([row], Format(form), ())

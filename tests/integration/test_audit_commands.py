@@ -69,7 +69,7 @@ def test_as_a_table_it_stops_and_says_that_it_does(audit: SealedAudit) -> None:
     [
         (("--action", "query"), 0),
         (("--ae", "CR1", "--outcome", "stored"), 5),
-        (("--study-uid", "1.2.3", "--since", "2020-01-01"), 5),
+        (("--study-uid", "1.2.3", "--since", "2020-01-01"), 6),  # and itself
         (("--until", "2020-01-01"), 0),
         (("--user", "nobody"), 0),
         (("--model", "unet"), 0),
@@ -189,3 +189,21 @@ def test_a_rotated_key_seals_and_all_is_proved(audit: SealedAudit) -> None:
     assert audit.seal() == 2
     done = _run(audit, "verify")
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "details"),
+    [
+        (["results", "--patient-id", "P1", "--state", "failed"], "results", {"state": "failed"}),
+        (["quarantine", "list", "--patient-id", "P1"], "quarantine", {"with_rejected": "False"}),
+    ],
+)
+def test_other_listings_with_patients_are_recorded_too(
+    audit: SealedAudit, line: list[str], what: str, details: dict[str, str]
+) -> None:
+    done = CliRunner().invoke(cli, [*line, "--data-dir", str(audit.settings.data_dir)])
+    assert done.exit_code == 0, done.output
+    event = _last(audit)
+    assert (event.action, event.outcome) == (AuditAction.PATIENT_DATA_READ, what)
+    assert event.actor
+    assert (event.details, event.patient) == (details, {"patient_id": "P1"})
