@@ -177,17 +177,26 @@ class Scene:
 
 
 @contextmanager
-def running_scene(folder: Path) -> Iterator[Scene]:
-    """Run the node with its receivers; yield it when everything that can end has ended."""
+def running_scene(
+    folder: Path, late_minutes: float = 0.1, *, is_hostile: bool = True
+) -> Iterator[Scene]:
+    """Run the node with its receivers; yield it when everything that can end has ended.
+
+    `is_hostile`: some headers attack whoever shows them.
+    """
     pacs = StoragePacs(folder / "pacs", "PACS")
     strict = _StrictPacs()
     (nobody,) = free_ports(1)
-    node = make_node(folder / "node", **_settings(pacs, strict, nobody))
+    settings = _settings(pacs, strict, nobody)
+    settings["DICOM_NODE_WORKLIST__LATE_MINUTES"] = str(late_minutes)
+    node = make_node(folder / "node", **settings)
     try:
         node.start(300)
         _make_accounts(node)
         wanted = exams()
-        images = _send(node, folder / "files", wanted)
+        if not is_hostile:
+            del wanted["hostile"]
+        images = _send(node, folder / "files", wanted, is_hostile=is_hostile)
         _wait(node, images)
         yield Scene(node, wanted)
     finally:
@@ -225,7 +234,6 @@ def _settings(pacs: StoragePacs, strict: "_StrictPacs", nobody: int) -> dict[str
     ]
     return {
         "DICOM_NODE_DESTINATIONS": json.dumps(destinations),
-        "DICOM_NODE_WORKLIST__LATE_MINUTES": "0.05",
         "DICOM_NODE_DISPATCH__SETTLE_SECONDS_BY_CALLING_AE": json.dumps({_LATE_SENDER: 86400}),
     }
 
@@ -263,17 +271,19 @@ def _make_accounts(node: NodeProcess) -> None:
         database.dispose()
 
 
-def _send(node: NodeProcess, folder: Path, wanted: dict[str, Exam]) -> int:
+def _send(node: NodeProcess, folder: Path, wanted: dict[str, Exam], *, is_hostile: bool) -> int:
     """Send every study, the oldest first; return how many images that is."""
     in_order = sorted(wanted.values(), key=lambda each: -each.hours_ago)
     images = sum(len(send(node, folder, exam, at)) for at, exam in enumerate(in_order))
-    return images + _send_to_quarantine(node, folder, wanted["mild"])
+    nobody = Exam("", "PHANTOM^ASH", 2.0, 15.0)
+    if is_hostile:
+        nobody = Exam("", NAME_XSS, 2.0, 15.0, SHORT_XSS, header=_HOSTILE)
+    return images + _send_to_quarantine(node, folder, wanted["mild"], nobody)
 
 
-def _send_to_quarantine(node: NodeProcess, folder: Path, known: Exam) -> int:
+def _send_to_quarantine(node: NodeProcess, folder: Path, known: Exam, nobody: Exam) -> int:
     """Send another patient under a study that is known, and an image of nobody."""
     other = Exam("PH-9999", "PHANTOM^ELM", 4.2, 9.0, study_instance_uid=known.study_instance_uid)
-    nobody = Exam("", NAME_XSS, 2.0, 15.0, SHORT_XSS, header=_HOSTILE)
     files = [
         write_part10(folder / f"quarantine-{at}.dcm", datasets(exam, 80 + at)[0])
         for at, exam in enumerate((other, nobody))

@@ -89,7 +89,6 @@ def test_a_reader_turns_pages_and_works_the_picture_by_keys(window: Windows, sce
     page.goto(scene.study("severe"))
     layer, radiograph = page.locator("#layer"), page.locator(".radiograph")
     size = "image => [image.naturalWidth, image.naturalHeight]"
-    page.wait_for_function("[...document.images].every(image => image.complete)")
     assert layer.evaluate(size) == radiograph.evaluate(size) != [0, 0]
     page.keyboard.press("o")
     expect(layer).to_be_hidden()

@@ -3,7 +3,6 @@
 All filters come in the body of a form: several of them name a patient.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -17,15 +16,15 @@ from dicom_node.audit.gauges import AuditGauges, audit_gauges
 from dicom_node.audit.log import AuditFilter, events, every_event
 from dicom_node.errors import CursorError
 from dicom_node.paging import Page
+from dicom_node.web.access.gate import address_of
 from dicom_node.web.api.parameters import Form as Written
 from dicom_node.web.api.schemas import Event
 from dicom_node.web.api.streaming import Streams
 from dicom_node.web.auth import Principal, Requires, Scope
 from dicom_node.web.pages.site import ROWS, Auditor, Site, given
-from dicom_node.web.reads import record_read
 from dicom_node.web.rendering import page
 from models.account import Role
-from models.audit import AuditAction
+from models.audit import AuditAction, record
 from models.seal import AuditSeal
 
 Exporter = Annotated[Principal, Depends(Requires(Role.ADMIN, Scope.AUDIT))]
@@ -62,7 +61,7 @@ class Wanted(BaseModel):
             **{name: given(getattr(self, name)) for name in texts},
         )
 
-    def said(self) -> Mapping[str, str]:
+    def said(self) -> dict[str, str]:
         """Return what is filtered by, as the form has it."""
         fields = self.model_dump(mode="json", exclude={"cursor"})
         return {name: value for name, value in fields.items() if value}
@@ -101,7 +100,7 @@ def routes(site: Site) -> APIRouter:
     ) -> Response:
         """Write every event that was asked for, the oldest first."""
         chosen = wanted.filter()
-        _record(site, request, who, wanted, format=form)
+        _record(site, request, who, wanted, AuditAction.AUDIT_EXPORTED, format=form)
         return streams.answer(
             Written(form), "audit", _EVENTS, lambda session: every_event(session, chosen)
         )
@@ -148,17 +147,24 @@ def _state(site: Site) -> State:
 
 
 def _record(
-    site: Site, request: Request, who: Principal, wanted: Wanted, **details: str | int
+    site: Site,
+    request: Request,
+    who: Principal,
+    wanted: Wanted,
+    action: AuditAction = AuditAction.AUDIT_READ,
+    **details: str | int,
 ) -> None:
+    """Write that the log was read: it says what it was asked for, the patient apart."""
     said = wanted.said()
-    patient = {name: said[name] for name in _OF_PATIENTS if name in said}
-    told: dict[str, Any] = {"filter": sorted(said), **details}
-    record_read(
-        site.database,
-        who,
-        request,
-        "audit",
-        study_instance_uid=given(wanted.study_instance_uid),
-        patient=patient or None,
-        **told,
-    )
+    patient: dict[str, Any] = {name: said.pop(name) for name in _OF_PATIENTS if name in said}
+    with site.database.write() as session:
+        record(
+            session,
+            action,
+            "page",
+            actor=who.name,
+            peer=address_of(request),
+            study_instance_uid=given(wanted.study_instance_uid),
+            details={"filter": said, **details},
+            patient=patient,
+        )

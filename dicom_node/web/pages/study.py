@@ -63,6 +63,13 @@ class Shown:
     beside: Neighbours
 
     @property
+    def has_deliveries(self) -> bool:
+        """Whether anything of the study is on its way, or was."""
+        of_images = [each for image in self.images for each in image.artifacts]
+        of_study = [each for revision in self.detail.revisions for each in revision.artifacts]
+        return any(each.deliveries for each in (*of_images, *of_study))
+
+    @property
     def change(self) -> Prior | None:
         """The newest earlier exam that can be compared."""
         earlier = (each for each in reversed(self.priors) if not each.is_later)

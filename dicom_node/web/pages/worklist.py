@@ -154,6 +154,6 @@ def _page(
         "shown": shown,
         "views": _VIEWS,
         "severities": SEVERITIES,
-        "late_minutes": site.settings.worklist.late_minutes,
+        "late_seconds": 60 * site.settings.worklist.late_minutes,
     }
     return page(request, "worklist.html", context, principal=who)
