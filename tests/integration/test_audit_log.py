@@ -98,7 +98,7 @@ def five(database: Database) -> Database:
         ({"until": utc_now() - HOUR}, []),
         ({"since": utc_now() + HOUR}, []),
     ],
-    ids=str,
+    ids=lambda it: ("-".join(it) or "all") if isinstance(it, dict) else "",
 )
 def test_each_filter_finds_its_events(
     five: Database, wanted: dict[str, Any], found: list[int]
