@@ -85,7 +85,7 @@ RESOURCES: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("WADO-RS", "GET", f"{_INSTANCE}/metadata", f"`{DICOM_JSON}`"),
     ("WADO-RS", "GET", f"{_INSTANCE}/frames/{{numbers}}", _ANY_KIND),
     ("WADO-RS", "GET", f"{_INSTANCE}/bulkdata/{{place}}", f"`{OCTETS}`; a PDF as such"),
-    ("WADO-RS", "GET", f"{_INSTANCE}/rendered", f"`{PNG}`"),
+    ("WADO-RS", "GET", f"{_INSTANCE}/rendered", f"`{PNG}`; a PDF as such"),
     ("WADO-RS", "GET", f"{_INSTANCE}/frames/{{numbers}}/rendered", f"`{PNG}`"),
     ("WADO-RS", "GET", "/studies/{study}/thumbnail", f"`{PNG}`"),
     ("WADO-RS", "GET", f"{_SERIES}/thumbnail", f"`{PNG}`"),

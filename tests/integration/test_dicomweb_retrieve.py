@@ -184,13 +184,28 @@ def test_each_frame_of_a_segmentation_is_a_mask(desk: Desk) -> None:
         assert bits[: mask.size] == mask.tolist()
 
 
+def _result(desk: Desk, sop_class: str, uid: str, **values: Any) -> bytes:
+    """Return the file of an object of the study."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = sop_class, uid
+    ds.StudyInstanceUID = desk.native.StudyInstanceUID
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
 def test_pictures_are_those_that_the_worker_made(desk: Desk) -> None:
     rendered = f"{path_of(desk.native)}/rendered"
     assert desk.web.get(rendered).status_code == 404  # not yet
     desk.artifact_of(ArtifactKind.DISPLAY, PNG)
     overlay = PNG + b"overlay"
     desk.artifact_of(ArtifactKind.OVERLAY, overlay)
-    desk.artifact_of(ArtifactKind.SC, b"", sop_instance_uid="1.2.7", sop_class_uid=SC)
+    capture = _result(desk, SC, "1.2.7", SeriesInstanceUID="1.2.6")
+    desk.artifact_of(ArtifactKind.SC, capture, sop_instance_uid="1.2.7", sop_class_uid=SC)
     for path in (
         rendered,
         f"{path_of(desk.native)}/frames/1/rendered",
@@ -200,8 +215,9 @@ def test_pictures_are_those_that_the_worker_made(desk: Desk) -> None:
     ):
         answer = desk.web.get(path, "image/png, */*;q=0.1")
         assert (answer.content, answer.headers["content-type"]) == (PNG, "image/png")
-    capture = f"{desk.study}/series/1.2.6/instances/1.2.7/rendered"
-    assert desk.web.get(capture).content == overlay
+    of_capture = f"{desk.study}/series/1.2.6/instances/1.2.7/rendered"
+    assert desk.web.get(of_capture).content == overlay
+    assert desk.web.get(of_capture.replace("1.2.6", "1.2.5")).status_code == 404
     assert desk.web.get(f"{path_of(desk.coded)}/rendered").status_code == 404
     assert desk.web.get(rendered, "image/jpeg").status_code == 406
     assert "viewport" in desk.web.get(rendered, viewport="10,10").headers["warning"]
@@ -210,16 +226,10 @@ def test_pictures_are_those_that_the_worker_made(desk: Desk) -> None:
 
 
 def test_a_document_is_read_by_its_address(desk: Desk) -> None:
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = EncapsulatedPDFStorage, "1.2.8"
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = desk.native.StudyInstanceUID, "1.2.9"
-    ds.MIMETypeOfEncapsulatedDocument, ds.EncapsulatedDocument = "application/pdf", PDF
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    buffer = BytesIO()
-    ds.save_as(buffer, enforce_file_format=True)
+    document = {"MIMETypeOfEncapsulatedDocument": "application/pdf", "EncapsulatedDocument": PDF}
+    data = _result(desk, EncapsulatedPDFStorage, "1.2.8", SeriesInstanceUID="1.2.9", **document)
     uids = {"sop_instance_uid": "1.2.8", "sop_class_uid": EncapsulatedPDFStorage}
-    desk.artifact_of(ArtifactKind.PDF, buffer.getvalue(), revision=1, **uids)
+    desk.artifact_of(ArtifactKind.PDF, data, revision=1, **uids)
     path = f"{desk.study}/series/1.2.9/instances/1.2.8"
     (metadata,) = desk.web.get(f"{path}/metadata").json()
     uri = metadata["00420011"]["BulkDataURI"].partition(f"{ROOT}/")[2]
@@ -227,6 +237,11 @@ def test_a_document_is_read_by_its_address(desk: Desk) -> None:
     assert (answer.content, answer.headers["content-type"]) == (PDF, "application/pdf")
     (part,) = parts_of(desk.web.get(uri, 'multipart/related; type="application/octet-stream"'))
     assert part.data == PDF
+    for accept in (None, "application/pdf"):
+        answer = desk.web.get(f"{path}/rendered", accept)
+        assert (answer.content, answer.headers["content-type"]) == (PDF, "application/pdf")
+    assert desk.web.get(f"{path}/rendered", "image/png").status_code == 406
+    assert desk.web.get(f"{path}/thumbnail").status_code == 404
     assert desk.web.get(f"{path}/bulkdata/00100010").status_code == 404
     assert desk.web.get(f"{path}/bulkdata/nonsense").status_code == 422
     assert desk.web.get(f"{path}/frames/1").status_code == 404

@@ -286,12 +286,19 @@ def test_an_object_that_is_too_long_ends_the_request(make: Make, database: Datab
 
 
 def test_without_room_the_sender_may_come_again(
-    make: Make, database: Database, small_disk: Path
+    make: Make, database: Database, small_disk: Path, tmp_path: Path
 ) -> None:
     with web_of(make(dicom={"min_free_bytes": 1 << 60}), database) as web:
         answer = web.store(part10(small_image("1")))
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
         assert "floor" in answer.json()["detail"]
+    (tmp_path / "file").write_text("where the spool should be")
+    with web_of(make(storage={"spool": tmp_path / "file"}), database) as web:
+        answer = web.store(part10(small_image("1")))
+        assert (answer.status_code, answer.json()["detail"]) == (
+            503,
+            "the spool cannot be used: File exists",
+        )
     with web_of(make(data_dir=small_disk / "data"), database) as web:
         long = chest_dataset(seed="2", PixelData=bytes(4 << 20))
         answer = web.store(part10(long))

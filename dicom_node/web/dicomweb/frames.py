@@ -19,7 +19,7 @@ from dicom_node.web.dicomweb.stored_header import (
     StoredHeader,
 )
 
-_MAX_FRAMES: Final = 1 << 20  # of one object
+_MAX_FRAMES: Final = 1 << 16  # and fragments, of one object
 _ITEM: Final = struct.Struct("<HHL")
 _IS_ITEM: Final = (0xFFFE, 0xE000)
 _END_OF_IMAGE: Final = b"\xff\xd9"  # JPEG and JPEG-LS EOI, JPEG 2000 EOC

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from starlette.responses import Response
 
 from dicom_node.query.retrieve import StoredObject
@@ -119,6 +119,22 @@ class Retrieval:
             data = swapped(iter([value]), WORDS.get(vr, 1) if is_swapped else 1)
         events.read("bulkdata", target, self._targets.patients([target.study]))
         return _parts(form, [data])
+
+    def rendered(
+        self,
+        events: Events,
+        target: Target,
+        ranges: Sequence[MediaType],
+        parameters: Sequence[str],
+    ) -> Response:
+        """Return an instance for the eye: a document as it is, of an image its picture."""
+        found, *_ = self._targets.objects(target)
+        if found.sop_class_uid == EncapsulatedPDFStorage:
+            if choose(ranges, [Representation(_PDF)]) is None:
+                msg = f"the document is sent as {_PDF}"
+                raise NotAcceptableError(msg)
+            return self.bulk(events, target, [MediaType(_PDF)], _DOCUMENT)
+        return self.picture(events, target, ranges, parameters)
 
     def picture(
         self,

@@ -132,14 +132,17 @@ def _add_objects(routes: APIRouter, service: Service) -> None:
 
 def _add_pictures(routes: APIRouter, service: Service) -> None:
     """WADO-RS: rendered resources and thumbnails (PS3.18 Tables 10.4.1-3, 10.4.1-4)."""
+    retrieval = service.retrieval
 
     def picture(request: Request, who: Principal, target: Target) -> Response:
         events, names = service.events(request, who), list(request.query_params)
-        return service.retrieval.picture(events, target, ranges_of(request), names)
+        return retrieval.picture(events, target, ranges_of(request), names)
 
     @routes.get(f"{_INSTANCE}/rendered")
     def rendered(request: Request, who: Viewer, study: Uid, series: Uid, instance: Uid) -> Response:
-        return picture(request, who, Target(study, series, instance))
+        events, names = service.events(request, who), list(request.query_params)
+        target = Target(study, series, instance)
+        return retrieval.rendered(events, target, ranges_of(request), names)
 
     @routes.get(f"{_INSTANCE}/frames/{{numbers}}/rendered")
     def rendered_frame(

@@ -92,11 +92,7 @@ class Store:
         off: what came in front of that is stored all the same.
         """
         with self._turn():
-            storing = self._opened()
-            try:
-                storing.spool.require_room()
-            except SpoolFullError as error:
-                raise NoRoomError(str(error)) from error
+            storing = self._ready()
             outcomes: list[Outcome] = []
             for part in reader.parts():
                 outcomes.append(self._store(storing, part, sending))
@@ -121,6 +117,18 @@ class Store:
             yield
         finally:
             self._senders.release()
+
+    def _ready(self) -> Storing:
+        """Return where objects go. Raises NoRoomError when nothing can go there now."""
+        try:
+            storing = self._opened()
+            storing.spool.require_room()
+        except SpoolFullError as error:
+            raise NoRoomError(str(error)) from error
+        except OSError as error:
+            msg = f"the spool cannot be used: {error.strerror}"
+            raise NoRoomError(msg) from error
+        return storing
 
     def _opened(self) -> Storing:
         with self._lock:
