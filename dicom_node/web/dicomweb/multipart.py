@@ -9,7 +9,7 @@ from dicom_node.web.dicomweb.errors import BodyError
 from dicom_node.web.dicomweb.media_types import MULTIPART
 
 _MAX_HEADERS: Final = 8192  # bytes, of one part
-_MAX_BOUNDARY: Final = 70  # characters (RFC 2046 5.1.1)
+_MAX_BOUNDARY: Final = 200  # characters; RFC 2046 5.1.1 has 70, and Orthanc 73
 _CRLF: Final = b"\r\n"
 _BLANK: Final = b"\r\n\r\n"
 
