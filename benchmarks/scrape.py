@@ -14,7 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import psutil
 from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy import text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -73,9 +75,9 @@ def _measure(database: Database, folder: Path, scrapes: int) -> None:
         clock.skip(SETTLE_SECONDS + 1)
         generate_latest(registry)
         collector.settle(600)
-    _scrape("", registry, scrapes)
+    _scrape("", database, registry, scrapes)
     clock.skip(24 * 3600)  # everything is due
-    _scrape(" while ledger, counts and drift are read", registry, scrapes)
+    _scrape(" while ledger, counts and drift are read", database, registry, scrapes)
     collector.settle(600)
 
 
@@ -94,14 +96,23 @@ class Clock:
         return time.monotonic() + self._offset
 
 
-def _scrape(when: str, registry: CollectorRegistry, number: int) -> None:
-    """Scrape so often, and print the time, and how much of it this process's processor had."""
-    processor = time.thread_time()
+def _scrape(when: str, database: Database, registry: CollectorRegistry, number: int) -> None:
+    """Scrape so often, and print the time, and how much of it somebody worked."""
+    here, there = time.thread_time(), _processor_of_backends(database)
     seconds = [_timed(None, lambda: generate_latest(registry)) for _ in range(number)]
-    processor = (time.thread_time() - processor) / number * 1000
+    here = (time.thread_time() - here) / number * 1000
+    there = (_processor_of_backends(database) - there) / number * 1000
     middle, longest = statistics.median(seconds) * 1000, max(seconds) * 1000
-    print(f"scrapes{when}: median {middle:.0f} ms, longest of {number} {longest:.0f} ms, ", end="")
-    print(f"{processor:.0f} ms of them on the processor")
+    print(f"scrapes{when}: median {middle:.0f} ms, longest of {number} {longest:.0f} ms; ", end="")
+    print(f"processor: {here:.0f} ms of the scrape, {there:.0f} ms of PostgreSQL")
+
+
+def _processor_of_backends(database: Database) -> float:
+    """Return the processor seconds of all connections."""
+    with database.read() as session:
+        pids = session.scalars(text("SELECT pid FROM pg_stat_activity WHERE datname = 'postgres'"))
+        times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(each.user + each.system for each in times)
 
 
 def _timed(name: str | None, act: Callable[[], object]) -> float:
