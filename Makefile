@@ -78,6 +78,11 @@ docs: $(STAMP)  ## Draw docs/overlay.png anew from a phantom
 	  && $(BIN)/dicom-worker analyse "$$scratch/in/PHANTOM-0001" --out "$$scratch/out" \
 	  && $(BIN)/python -c 'import sys; from PIL import Image; image = Image.open(sys.argv[1]).convert("RGB"); image.thumbnail((640, 760)); image.quantize(192).save("docs/overlay.png", optimize=True)' "$$scratch"/out/*.overlay.png
 
+# Again after every change of a page. Wants Chromium, and a minute or two.
+.PHONY: screens
+screens: $(STAMP)  ## Take docs/screens anew: every page at two widths, dark and light
+	PYTHONPATH=tests:tests/browser $(BIN)/python tests/browser/screens.py --out docs/screens
+
 # Debian's orthanc, orthanc-dicomweb, chromium and npm must be there; minutes. Not in the gate.
 .PHONY: ohif
 ohif: $(STAMP)  ## Open our objects in OHIF and draw docs/ohif.png anew

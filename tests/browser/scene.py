@@ -212,7 +212,7 @@ def _wait(node: NodeProcess, images: int) -> None:
         with closing(sqlite3.connect(f"file:{node.data_dir / 'node.db'}?mode=ro", uri=True)) as it:
             return not it.execute(_BUSY, (images, _LATE_SENDER, _AWAY)).fetchone()[0]
 
-    wait_until(has_ended, 300, "the results of the morning", every=0.3)
+    wait_until(has_ended, 600, "the results of the morning", every=0.3)
 
 
 def _settings(pacs: StoragePacs, strict: "_StrictPacs", nobody: int) -> dict[str, str]:

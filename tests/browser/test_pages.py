@@ -18,7 +18,7 @@ from playwright.sync_api import Locator, Page, expect
 from pydicom import dcmread
 from scene import NAME_XSS, SHORT_XSS, XSS, Exam, Scene, send
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 Windows = Callable[..., Window]
 _SEG, _SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
@@ -301,6 +301,7 @@ def every_page(scene: Scene) -> dict[str, str]:
         "models": "/models",
         "accounts": "/accounts",
         "tokens": "/tokens",
+        "account": "/account",
     }
 
 

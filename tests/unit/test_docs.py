@@ -115,3 +115,18 @@ def test_readme_links_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (_ROOT / "README.md").read_text())
     assert "docs/overlay.png" in links
     assert [link for link in links if not (_ROOT / link).exists()] == []
+
+
+def test_every_page_has_its_pictures_and_each_is_small() -> None:
+    text = (_ROOT / "docs" / "pages.md").read_text()
+    named = set(re.findall(r"screens/([\w-]+)-\d+-(?:dark|light)\.png", text))
+    assert {"worklist", "study", "deliveries", "quarantine", "audit", "system", "models"} <= named
+    wanted = {
+        f"{name}-{width}-{colours}.png"
+        for name in named
+        for width in (1440, 800)
+        for colours in ("dark", "light")
+    }
+    found = {path.name: path.stat().st_size for path in (_ROOT / "docs" / "screens").glob("*")}
+    assert set(found) == wanted
+    assert {name: size for name, size in found.items() if size > 150_000} == {}
