@@ -250,7 +250,7 @@ def _summary(rows: Sequence[AnyRow]) -> dict[str, Any]:
     for row in rows:
         images[row.state] += row.number
     return {
-        "images": dict(images),
+        "images": dict.fromkeys(InstanceState, 0) | images,
         "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
         "reasons": tuple(sorted({row.reason for row in rows if row.reason})),
     }

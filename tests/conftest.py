@@ -7,11 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 import servers
-import sqlalchemy as sa
 from absent import missing
 from dicomweb import PLUGIN, WebOrthanc, kill_orthanc
 from smalldisk import CannotMountError, SmallDisk, small_disk
@@ -82,16 +80,8 @@ def _postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(_postgres_server: str) -> Iterator[str]:
     """URL of a new, empty database on a real PostgreSQL."""
-    name = f"test_{uuid4().hex}"
-    admin = sa.create_engine(f"{_postgres_server}/postgres", isolation_level="AUTOCOMMIT")
-    try:
-        with admin.connect() as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {name}"))
-        yield f"{_postgres_server}/{name}"
-        with admin.connect() as connection:
-            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    finally:
-        admin.dispose()
+    with servers.new_database(_postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -15,6 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
 
 _START_SECONDS = 60.0
 _SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
@@ -162,3 +165,18 @@ def postgres(binaries: Path, *, durable: bool = False, folder: Path | None = Non
             finally:
                 process.send_signal(2)  # SIGINT: fast shutdown, whoever is still connected
                 process.wait(30)
+
+
+@contextlib.contextmanager
+def new_database(server: str) -> Iterator[str]:
+    """Yield the URL of a new, empty database on a running PostgreSQL; drop it afterwards."""
+    name = f"test_{uuid4().hex}"
+    admin = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    try:
+        with admin.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        yield f"{server}/{name}"
+        with admin.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        admin.dispose()

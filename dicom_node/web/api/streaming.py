@@ -5,7 +5,7 @@ A stream that breaks ends without the last chunk of HTTP/1.1, which every client
 """
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -65,7 +65,7 @@ class Streams:
         media_type = f"{MEDIA_TYPES[form]}; charset=utf-8"
         return TimedStream(_body(first, pieces), headers=headers, media_type=media_type)
 
-    def _pieces(self, writer: Writer, rows: Callable[[Session], Iterable[Any]]) -> Iterator[bytes]:
+    def _pieces(self, writer: Writer, rows: Callable[[Session], Iterable[Any]]) -> Generator[bytes]:
         with self._turn(), self.database.read() as session:
             yield from writer.pieces(rows(session))
 
@@ -83,7 +83,7 @@ class Streams:
             self._free.release()
 
 
-async def _body(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _body(first: bytes, pieces: Generator[bytes]) -> AsyncIterator[bytes]:
     """Yield the pieces; the connection to the database ends with the stream, however that ends."""
     try:
         yield first
@@ -91,7 +91,7 @@ async def _body(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
             yield piece
     finally:
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(pieces.close)  # type: ignore[attr-defined]  # a generator has it
+            await to_thread.run_sync(pieces.close)
 
 
 def wanted_form(request: Request, paging: Paging) -> Form:
