@@ -84,6 +84,9 @@ def take(browser: Browser, scene: Scene, out: Path) -> None:
         _log_in(page, scene, "ada")
         for name, path in pages(scene).items():
             page.goto(path if path.startswith("http") else f"{scene.url}{path}")
+            while page.get_by_text("being counted").count():
+                page.wait_for_timeout(_SETTLE_MILLISECONDS)
+                page.reload()
             expect(page.get_by_text("Asking them")).to_have_count(0, timeout=30_000)
             _shoot(page, out, name, colours)
         context.close()

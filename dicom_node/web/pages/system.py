@@ -22,19 +22,27 @@ from dicom_node.web.metrics.paced import Paced
 from dicom_node.web.pages.site import Operator, Site
 from dicom_node.web.plots import Bars, bars
 from dicom_node.web.rendering import page
+from models.base import utc_now
 
+_COUNT_SECONDS = 10.0
 _DRIFT_SECONDS = 600.0
 Name = Annotated[str, Path(max_length=64)]
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What reads whole tables or folders."""
+    """What reads whole tables or folders, in the background, and when that was begun."""
 
+    at: datetime
     deliveries: DeliveryCounts
     contacts: dict[str, datetime]
     lines: list[Line]
     disks: list[Forecast]
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every line of the ledger agrees."""
+        return all(line.balanced for line in self.lines)
 
 
 @dataclass(frozen=True)
@@ -50,15 +58,16 @@ class System:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self.counted = Remembered(self._count)
-        self.workers = Remembered(self._ask)
+        self.counted: Paced[Counted] = Paced("counts of the page", self._count, _COUNT_SECONDS)
         self.drift: Paced[list[Drift]] = Paced("drift of the page", self._drift, _DRIFT_SECONDS)
+        self.workers = Remembered(self._ask)
 
     def _count(self) -> Counted:
-        site = self._site
+        site, at = self._site, utc_now()
         lines = compute(site.database, site.settings, site.documents)
         with site.database.read() as session:
             return Counted(
+                at,
                 delivery_counts(session),
                 last_contacts(session),
                 lines,
@@ -123,22 +132,20 @@ def _page(
     problem: str | None = None,
     said: str | None = None,
 ) -> HTMLResponse:
-    counted = system.counted.value()
-    drift = system.drift.value()
+    reading, drift = system.counted.value(), system.drift.value()
+    counted = reading.value if reading else None
     with site.database.read() as session:
         now = overview(session)
-        receivers = destination_rows(session, counted.value.deliveries)
+        receivers = destination_rows(session, counted.deliveries if counted else {})
     context = {
         "now": now,
-        "counted": counted.value,
-        "counted_at": counted.at,
+        "counted": counted,
         "destinations": receivers,
         "configured": {each.name: each for each in site.settings.destinations},
         "plot": _plot(now),
         "drift": [each for each in (drift.value if drift else []) if each.is_known],
         "problem": problem,
         "said": said,
-        "is_balanced": all(line.balanced for line in counted.value.lines),
     }
     return page(request, "system.html", context, principal=who)
 

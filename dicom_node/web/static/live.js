@@ -38,9 +38,16 @@ export function onChange(topic, act) {
   return stream;
 }
 
+// Asks the node; whoever is not logged in any more must not go on looking at patients.
+export async function ask(address, accept) {
+  const answer = await fetch(address, { headers: { Accept: accept }, redirect: "manual" });
+  if (answer.type === "opaqueredirect" || answer.status === 401) location.reload();
+  return answer.ok ? answer : null;
+}
+
 export async function reloadParts(ids) {
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" }, redirect: "manual" });
-  if (!answer.ok) return [];
+  const answer = await ask(location.href, "text/html");
+  if (!answer) return [];
   const made = new DOMParser().parseFromString(await answer.text(), "text/html");
   return ids.map((id) => replacePart(id, made.getElementById(id))).filter(Boolean);
 }

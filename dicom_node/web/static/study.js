@@ -1,6 +1,6 @@
 // The study page: keys, the picture, and word that the page is out of date.
 import { onKey } from "./keys.js";
-import { onChange } from "./live.js";
+import { ask, onChange } from "./live.js";
 import { MOVE, STEP, Viewer } from "./viewer.js";
 
 const page = document.getElementById("study").dataset;
@@ -46,8 +46,8 @@ function isSlider(event) {
 }
 
 onChange("worklist", async () => {
-  const answer = await fetch(page.state, { redirect: "manual" });
-  if (!answer.ok) return;
+  const answer = await ask(page.state, "application/json");
+  if (!answer) return;
   const now = await answer.json();
   const before = { revision: Number(page.revision), reading: page.reading, study: page.study };
   const differs = Object.keys(before).some((name) => before[name] !== now[name]);
