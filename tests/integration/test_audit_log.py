@@ -168,6 +168,9 @@ PLANS: list[tuple[dict[str, Any], str]] = [
 @pytest.fixture
 def many(database: Database) -> Database:
     """Enough events that a database prefers an index, most of them of received objects."""
+    if not database.is_sqlite:  # what tests before have deleted is in the way of a plan
+        with database.write() as session:
+            session.execute(text("TRUNCATE audit_event RESTART IDENTITY"))
     stored = {"action": AuditAction.INSTANCE_STORED, "outcome": "stored", "details": {}}
     moment = utc_now()
     with database.write() as session:
@@ -213,9 +216,9 @@ def test_each_filter_has_an_index(many: Database, wanted: dict[str, Any], indexe
     event.remove(many.engine, "before_cursor_execute", note)
     (plan,) = plans
     wanted_here = indexes if many.is_sqlite else "ix_audit_event_"  # few rows: several do as well
-    assert [name for name in wanted_here.split() if name not in plan] == []
-    assert "Seq Scan on audit_event" not in plan
-    assert "SCAN audit_event\n" not in plan
+    assert [name for name in wanted_here.split() if name not in plan] == [], plan
+    assert "Seq Scan on audit_event" not in plan, plan
+    assert "SCAN audit_event\n" not in plan, plan
 
 
 def test_the_payload_is_none_in_sql_too(database: Database) -> None:
