@@ -16,6 +16,8 @@ from models.session import Database
 from models.settings import Settings, load_settings
 from models.states import InstanceState
 
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def _priors(database: Database, uid: str, **worklist: object) -> list[Prior]:
     settings = load_settings(None, worklist=worklist or None)
@@ -38,6 +40,7 @@ def test_priors_come_in_the_order_of_the_exams_with_what_changed(database: Datab
     assert {each.measured.name for each in found} == {"unet"}
 
 
+@on_one_database
 def test_the_figures_of_two_models_are_not_compared(database: Database) -> None:
     add_study(database, 12.0, model="unet")
     this = add_study(database, 20.0, model="unet-next")
@@ -46,6 +49,7 @@ def test_the_figures_of_two_models_are_not_compared(database: Database) -> None:
     assert prior.measured.name == "unet"
 
 
+@on_one_database
 def test_another_configuration_is_another_measure(database: Database) -> None:
     add_study(database, 12.0)
     with database.write() as session:
@@ -54,6 +58,7 @@ def test_another_configuration_is_another_measure(database: Database) -> None:
     assert [each.is_comparable for each in _priors(database, this)] == [False]
 
 
+@on_one_database
 def test_a_study_without_a_figure_has_priors_without_a_difference(database: Database) -> None:
     add_study(database, 12.0)
     this = add_study(database)
@@ -91,6 +96,7 @@ def test_the_patient_is_the_same_within_an_issuer_or_a_domain_of_sources(
         assert bool(_priors(database, this, domains=domains)) is expected, SAME_PATIENT[number]
 
 
+@on_one_database
 def test_a_study_without_a_patient_has_no_priors(database: Database) -> None:
     add_study(database, 10.0, patient_id=None)
     assert _priors(database, add_study(database, 9.0, patient_id=None)) == []
@@ -118,6 +124,7 @@ def test_of_very_many_priors_the_newest_are_shown(database: Database) -> None:
     assert [each.percent for each in found] == [2.0, 3.0]
 
 
+@on_one_database
 def test_a_study_that_is_not_there_has_no_priors(database: Database) -> None:
     with database.read() as session, pytest.raises(UnknownStudyError):
         priors(session, Settings(), "1.2.3")

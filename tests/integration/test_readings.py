@@ -17,6 +17,8 @@ from models.states import ReadingState
 ANNA, BERT = Reader("anna"), Reader("bert")
 CHIEF = Reader("chief", is_operator=True)
 
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def _reading(database: Database) -> Reading:
     with database.read() as session:
@@ -40,6 +42,7 @@ def test_a_study_is_claimed_and_read(database: Database) -> None:
     assert outcomes(database, AuditAction.STUDY_READ) == ["read"]
 
 
+@on_one_database
 def test_the_audit_says_who_and_keeps_the_patient_apart(database: Database) -> None:
     uid = add_study(database, 40.0)
     with database.write() as session:
@@ -75,6 +78,7 @@ def test_of_many_readers_at_once_one_has_the_study(database: Database) -> None:
     assert outcomes(database, AuditAction.STUDY_CLAIMED) == ["claimed"]
 
 
+@on_one_database
 def test_what_another_has_is_refused_in_words(database: Database) -> None:
     uid = add_study(database, 40.0)
     with database.write() as session:
@@ -100,6 +104,7 @@ def test_what_another_has_is_refused_in_words(database: Database) -> None:
     assert _reading(database).reader == "anna"
 
 
+@on_one_database
 def test_the_same_wish_twice_changes_nothing(database: Database) -> None:
     uid = add_study(database, 40.0)
     for act, action in ((claim, AuditAction.STUDY_CLAIMED), (read, AuditAction.STUDY_READ)):
@@ -174,6 +179,7 @@ def test_a_report_that_nobody_saw_is_not_signed_off(database: Database) -> None:
     assert _reading(database).percent == 60.0
 
 
+@on_one_database
 def test_a_study_that_is_not_there_is_said_to_be_so(database: Database) -> None:
     for act in (claim, read, release, unread):
         with pytest.raises(UnknownStudyError), database.write() as session:

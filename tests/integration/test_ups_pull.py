@@ -23,6 +23,8 @@ from models.states import ReadingState, WorkitemState
 Listen = Callable[..., "RunningListener"]  # noqa: F821  a fixture of conftest.py
 CLAIMED, READ, UNREAD = ReadingState.CLAIMED, ReadingState.READ, ReadingState.UNREAD
 
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def node(listen: Listen) -> Any:
@@ -81,6 +83,7 @@ def test_a_workstation_reads_a_study_from_query_to_completion(node: Any) -> None
     assert outcomes(node.database, AuditAction.QUERY) == ["success", "success"]
 
 
+@on_one_database
 def test_every_refusal_has_the_status_of_the_standard(node: Any) -> None:
     """Table CC.1.1-2, row by row."""
     ws, other = Workstation(node.port), Workstation(node.port, "WS2")
@@ -166,6 +169,7 @@ def test_a_new_figure_ends_the_claim_and_makes_another_workitem(
     assert progress.ProcedureStepDiscontinuationReasonCodeSequence[0].CodeValue == "110513"
 
 
+@on_one_database
 def test_only_what_it_has_is_set_and_only_by_its_performer(
     node: Any,
 ) -> None:
@@ -193,6 +197,7 @@ def test_only_what_it_has_is_set_and_only_by_its_performer(
     assert ws.set(step, **progress) == 0xC300
 
 
+@on_one_database
 def test_a_claim_that_is_given_up_leaves_the_study_to_others(
     node: Any,
 ) -> None:
@@ -207,6 +212,7 @@ def test_a_claim_that_is_given_up_leaves_the_study_to_others(
     assert ws.change(new, "IN PROGRESS") == 0x0000
 
 
+@on_one_database
 def test_what_is_asked_for_is_returned_and_nothing_else(
     node: Any,
 ) -> None:
@@ -222,6 +228,7 @@ def test_what_is_asked_for_is_returned_and_nothing_else(
     assert outcomes(node.database, AuditAction.PATIENT_DATA_READ) == ["workitem"] * 3
 
 
+@on_one_database
 def test_the_patient_and_the_inputs_come_from_the_files(
     listen: Listen,
 ) -> None:
@@ -300,6 +307,7 @@ def test_keys_are_matched_as_the_standard_says(node: Any) -> None:
     assert len(ws.find(WATCH, SOPInstanceUID=uids.split("\\"))[1]) == 2
 
 
+@on_one_database
 def test_a_query_that_cannot_be_answered_is_refused(node: Any) -> None:
     ws = Workstation(node.port)
     add_workitem(node.database)
@@ -324,6 +332,7 @@ def test_more_matches_than_allowed_are_said_to_be_too_many(listen: Listen) -> No
     assert Workstation(node.port).find(SOPInstanceUID="")[0] == [0xFF00, 0xA700]
 
 
+@on_one_database
 def test_each_sop_class_has_its_own_operations(node: Any) -> None:
     ws = Workstation(node.port)
     step = workitem_uid(node.database, add_workitem(node.database))
@@ -338,6 +347,7 @@ def test_each_sop_class_has_its_own_operations(node: Any) -> None:
     assert stranger.get(step)[0] == 0x0124
 
 
+@on_one_database
 def test_the_service_is_off_unless_a_setting_asks_for_it(listen: Listen) -> None:
     ae = AE(ae_title="WS1")
     for sop_class in (PULL, WATCH, QUERY):

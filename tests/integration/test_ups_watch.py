@@ -33,6 +33,8 @@ LOCKED = {"ReceivingAE": "RIS", "DeletionLock": "TRUE"}
 OPEN = {"ReceivingAE": "RIS", "DeletionLock": "FALSE"}
 WHO = {"ReceivingAE": "RIS"}
 
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def ris() -> Iterator[Listening]:
@@ -103,6 +105,7 @@ def test_a_subscriber_hears_of_every_change_in_order(listen: Listen, ris: Listen
     assert node.messages() == [EventReportState.ACCEPTED] * 4
 
 
+@on_one_database
 def test_what_happens_on_the_web_is_told_too(listen: Listen, ris: Listening) -> None:
     node = Node(listen, ris)
     uid = add_workitem(node.database)
@@ -154,6 +157,7 @@ def test_the_table_of_subscription_states(listen: Listen, ris: Listening) -> Non
     assert outcomes(node.database, AuditAction.WORKITEM_SUBSCRIPTION)[-1] == "none"
 
 
+@on_one_database
 def test_a_wish_that_cannot_be_granted_is_refused(listen: Listen, ris: Listening) -> None:
     node = Node(listen, ris)
     step = workitem_uid(node.database, add_workitem(node.database))
@@ -199,6 +203,7 @@ def test_a_cancel_is_asked_of_the_performer_or_done_where_nobody_began(
     assert outcomes(node.database, AuditAction.WORKITEM_CANCEL_REQUESTED) == ["asked", "canceled"]
 
 
+@on_one_database
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 @pytest.mark.filterwarnings("ignore:.*unclosed.*:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -218,6 +223,7 @@ def test_what_could_not_be_sent_is_sent_later_and_in_order(listen: Listen) -> No
     assert ris.states == ["SCHEDULED", "IN PROGRESS"]
 
 
+@on_one_database
 def test_what_is_never_taken_is_given_up_and_holds_up_nothing(
     listen: Listen, ris: Listening
 ) -> None:
@@ -269,6 +275,7 @@ def test_a_manager_gets_every_new_workitem(listen: Listen, ris: Listening) -> No
     assert outcomes(node.database, AuditAction.WORKITEM_PUSHED) == ["created", "created", "failed"]
 
 
+@on_one_database
 def test_a_manager_that_is_gone_from_the_settings_gets_nothing_more(
     listen: Listen, ris: Listening
 ) -> None:

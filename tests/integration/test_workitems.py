@@ -30,6 +30,8 @@ from models.states import StudyState, WorkitemState
 Listen = Callable[..., "RunningListener"]  # noqa: F821  a fixture of conftest.py
 PEER = {"ae_title": "RIS", "host": "127.0.0.1", "port": 104}
 
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def _settings(**ups: Any) -> Settings:
     return load_settings(None, worklist={"ups": UPS | ups}, objects={"uid_root": "1.2.99"})
@@ -74,6 +76,7 @@ def test_a_study_of_which_nothing_is_left_has_nothing_to_read(database: Database
     assert (item.state, item.reason) == (WorkitemState.CANCELED, "The images were withdrawn.")
 
 
+@on_one_database
 def test_the_loops_that_send_are_those_of_the_settings(database: Database) -> None:
     on = _steps(_settings(receivers=[PEER], managers=[PEER]), database, threading.Event())
     assert {"ups-upkeep", "ups-event-RIS", "ups-push-RIS"} <= on.keys()
@@ -96,6 +99,7 @@ def test_settings_that_cannot_work_are_refused(ups: dict[str, Any], words: str) 
         _settings(**ups)
 
 
+@on_one_database
 def test_broken_data_sets_are_refused_and_the_association_lives(listen: Listen) -> None:
     node = listen(sections={"worklist": {"ups": UPS}})
     ws = Workstation(node.port)
@@ -141,6 +145,7 @@ def test_ranges_of_dates_and_times() -> None:
     assert _span("-20260102+0000") == ("00000000000000", "20260102999999")
 
 
+@on_one_database
 def test_a_workitem_without_a_name_in_its_file_is_described(listen: Listen) -> None:
     node = listen(sections={"worklist": {"ups": UPS}})
     uid = add_workitem(node.database)

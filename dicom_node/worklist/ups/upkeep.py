@@ -58,6 +58,7 @@ class Upkeep:
                     Study.id > (self._last_study or 0),
                     Study.reading_state == ReadingState.UNREAD,
                     Study.state.in_(_WITH_REPORT),
+                    ~select(Workitem.id).where(Workitem.study_id == Study.id).exists(),
                 )
                 .order_by(Study.id)
                 .limit(_BATCH)
