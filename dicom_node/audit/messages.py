@@ -5,7 +5,7 @@ object: what one AE sent of a study among the given events is one message.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -276,8 +276,3 @@ def _time(at: datetime | str) -> str:
 def severity_of(message: AuditMessage) -> int:
     """Return the syslog severity: 5 notice, 4 warning for a failure (PS3.15 A.6)."""
     return 4 if message.outcome else 5
-
-
-def xml_of(found: Iterable[AuditMessage]) -> Iterator[bytes]:
-    """Yield the messages as XML."""
-    return (each.xml() for each in found)

@@ -23,7 +23,7 @@ from models.people_sections import RepositorySettings
 
 AUDIT_MESSAGE: Final = "DICOM+RFC3881"  # MSGID (PS3.15 A.6)
 SEAL: Final = "AUDIT-SEAL"
-NOTICE, WARNING = 5, 4
+NOTICE: Final = 5
 _FACILITY: Final = 10  # security/authorization messages
 _APP_NAME: Final = "dicom-node"
 _BLOCK: Final = 4096
