@@ -123,7 +123,10 @@ def response_of(query: Query, entity: Entity) -> Dataset:
         texts = entity.values(keyword)
         is_ascii = is_ascii and all(text.isascii() for text in texts)
         values = list(map(int, texts)) if vr in _INTEGERS else list(texts)
-        ds.add_new(tag_of(keyword), vr, values if len(values) > 1 else (values or [None])[0])
+        try:
+            ds.add_new(tag_of(keyword), vr, values if len(values) > 1 else (values or [None])[0])
+        except ValueError:  # the file has something that is no value of its VR
+            ds.add_new(tag_of(keyword), vr, None)
     if not is_ascii:
         ds.SpecificCharacterSet = _UTF_8
     return ds

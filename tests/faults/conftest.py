@@ -25,9 +25,12 @@ from dicom_node.demo.pacs import OrthancPacs, find_orthanc
 _DATABASE_NUMBERS = count(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _sockets_are_closed() -> Iterator[None]:
-    """Have pynetdicom close a socket also where it cannot shut it down: its peer was killed."""
+    """Have pynetdicom close a socket also where it cannot shut it down: its peer was killed.
+
+    For a module, not the session: tests of other folders run in the same process.
+    """
 
     def close(wrapper: AssociationSocket) -> None:
         if (connection := wrapper.socket) is not None:

@@ -71,12 +71,12 @@ def _flip(path: Path) -> None:
 def test_a_sound_node_has_nothing_to_tell(node: Bench) -> None:
     scrub, found = _scrub(node)
     assert found == []
-    # 2 images; SEG, display and overlay of each; the SR
-    assert scrub.tally.files == scrub.expected() + 9 == 9
+    # 2 images; SEG, display, overlay and layer of each; the SR
+    assert scrub.tally.files == scrub.expected() + 11 == 11
     assert scrub.tally.is_sound
     assert outcomes(node.database, AuditAction.STORAGE_SCRUBBED) == ["sound"]
     (event,) = node.all(AuditEvent, AuditEvent.action == AuditAction.STORAGE_SCRUBBED)
-    assert event.details["files"] == 9
+    assert event.details["files"] == 11
     assert event.details["size_bytes"] > 200_000
 
 
@@ -142,7 +142,7 @@ def test_it_can_be_done_in_portions_and_goes_on_where_it_was(node: Bench) -> Non
         scrub, _found = _scrub(node, limit=4, unread_for_days=1.0)
         numbers.append(scrub.tally.files)
         assert not scrub.tally.is_sound  # also in the portions after the one that found it
-    assert numbers == [4, 4, 3, 1]  # 9 files, and the damaged one three times more
+    assert numbers == [4, 4, 4, 2]  # 11 files, and the damaged one three times more
     assert node.instance(image(1)).damaged_at is not None
     assert _scrub(node, since=utc_now() + timedelta(days=1))[0].tally.files == 0
 
@@ -173,7 +173,7 @@ def test_the_command_says_what_it_found_and_exits_1(node: Bench) -> None:
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["fault"] == "damaged"
-    assert "9 files" in done.stderr
+    assert "11 files" in done.stderr
     node.send(image(1))
     done = run_program(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -86,7 +86,7 @@ def test_a_study_goes_through_a_node_on_three_disks(
     queue.close()
     assert it.study.state == "delivered"
     assert len(list(folders["spool"].glob("??/*.dcm"))) == 1
-    assert len(list(folders["artifacts"].glob("??/*"))) == 4
+    assert len(list(folders["artifacts"].glob("??/*"))) == 5
     assert folders["spool"].stat().st_dev != folders["artifacts"].stat().st_dev
     assert not (running.settings.data_dir / "spool").exists()
     assert it.unbalanced == []

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import pydicom
 import pytest
 from builders import chest_dataset, chest_pixels, write_part10
 
@@ -57,7 +58,11 @@ def test_the_limit_of_matches_is_reached_by_one_more() -> None:
         list(find(_candidates(4), _ANY, limits, _never))
 
 
-def test_a_file_is_opened_only_for_what_rows_lack(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [pydicom.config.WARN, pydicom.config.IGNORE])  # a node ignores
+def test_a_file_is_opened_only_for_what_rows_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", mode)
     path = write_part10(tmp_path / "image.dcm", chest_dataset(pixels=chest_pixels(16, 16)))
     number = b"\x20\x00\x11\x00IS\x02\x00"
     broken = path.read_bytes().replace(number + b"1 ", number + b"x ")
