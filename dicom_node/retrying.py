@@ -44,9 +44,7 @@ def retry(
         number = sum(_due_again(session, delivery) for delivery in found)
         if number:
             details = {"deliveries": number, "delivery": delivery_id, "destination": destination}
-            record(
-                session, AuditAction.DELIVERIES_DUE_AGAIN, "due", actor=actor, details=details
-            )
+            record(session, AuditAction.DELIVERIES_DUE_AGAIN, "due", actor=actor, details=details)
         return number
 
 
