@@ -62,7 +62,6 @@ def deliveries(
     for part in _sort(wanted, descends=descends).whole(query):
         for block in session.execute(part).partitions():
             yield from map(_row, block)
-            session.expunge_all()
 
 
 def delivery_page(

@@ -121,7 +121,6 @@ def every_result(
     for part in order.whole(query.execution_options(yield_per=_BLOCK)):
         for block in session.execute(part).partitions():
             yield from _rows(session, settings, block)
-            session.expunge_all()
 
 
 def result_page(

@@ -137,7 +137,6 @@ def every_study(
     for part in _sort(sort, descends=descends).whole(query):
         for block in session.execute(part).partitions():
             yield from study_rows(session, [row[0] for row in block])
-            session.expunge_all()
 
 
 def study_rows(session: Session, found: Sequence[Study]) -> list[StudyRow]:
