@@ -60,8 +60,9 @@ def deliveries(
     """Yield one JSON-ready row per delivery in the order in which they were planned, in blocks."""
     query = _query(session, wanted).execution_options(yield_per=_BLOCK)
     for part in _sort(wanted, descends=descends).whole(query):
-        for block in session.execute(part).partitions():
-            yield from map(_row, block)
+        with session.execute(part) as found:
+            for block in found.partitions():
+                yield from map(_row, block)
 
 
 def delivery_page(

@@ -119,8 +119,9 @@ def every_result(
     """Yield the rows of `results` in another order, reading with a cursor of the server."""
     query, order = _ordered(session, wanted, sort, descends=descends)
     for part in order.whole(query.execution_options(yield_per=_BLOCK)):
-        for block in session.execute(part).partitions():
-            yield from _rows(session, settings, block)
+        with session.execute(part) as found:
+            for block in found.partitions():
+                yield from _rows(session, settings, block)
 
 
 def result_page(

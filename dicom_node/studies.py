@@ -135,8 +135,9 @@ def every_study(
     """Yield every study that matches, reading in blocks with a cursor of the server."""
     query = _query(session, wanted).execution_options(yield_per=BLOCK)
     for part in _sort(sort, descends=descends).whole(query):
-        for block in session.execute(part).partitions():
-            yield from study_rows(session, [row[0] for row in block])
+        with session.execute(part) as found:
+            for block in found.partitions():
+                yield from study_rows(session, [row[0] for row in block])
 
 
 def study_rows(session: Session, found: Sequence[Study]) -> list[StudyRow]:

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+import servers
 from readings import add_figure, severity_of
 from rows import add_analysis, add_destination, add_instance, add_report, random_uid
 from sqlalchemy import select, update
@@ -83,6 +85,17 @@ def api_node(folder: Path, database_url: str | None = None) -> Iterator[ApiNode]
             node = ApiNode(settings, database, client, url)
             _fill(node)
             yield node
+
+
+@contextmanager
+def api_node_on(request: pytest.FixtureRequest, folder: Path) -> Iterator[ApiNode]:
+    """Yield the node on the kind of database that is the parameter of a module's fixture."""
+    with ExitStack() as stack:
+        url = None
+        if request.param == "postgresql":
+            server = request.getfixturevalue("_postgres_server")
+            url = stack.enter_context(servers.new_database(server))
+        yield stack.enter_context(api_node(folder, url))
 
 
 def _fill(node: ApiNode) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import servers
-from api_node import NOON, ApiNode, api_node
+from api_node import NOON, ApiNode, api_node_on
 from sqlalchemy import select
 
 from dicom_node.paging import encode
@@ -20,13 +19,7 @@ _AT = NOON.isoformat()
 def node(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApiNode]:
-    folder = tmp_path_factory.mktemp("api")
-    if request.param == "sqlite":
-        with api_node(folder) as made:
-            yield made
-        return
-    server = request.getfixturevalue("_postgres_server")
-    with servers.new_database(server) as url, api_node(folder, url) as made:
+    with api_node_on(request, tmp_path_factory.mktemp("api")) as made:
         yield made
 
 
