@@ -6,10 +6,9 @@ change can be missed; pages look for themselves now and then, too.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakSet
@@ -17,6 +16,7 @@ from weakref import WeakSet
 from anyio import to_thread
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from models.audit import AuditAction, AuditEvent
 from models.session import Database
@@ -60,6 +60,7 @@ class TooManyStreamsError(Exception):
 class _Listener:
     who: str
     topics: set[str] = field(default_factory=set)
+    position: int = 0  # the newest event that it was told of, or was there at its beginning
 
 
 class Changes:
@@ -71,36 +72,45 @@ class Changes:
         # Weak, so that a stream whose reader went before it began counts no more.
         self._listeners: WeakSet[_Listener] = WeakSet()
         self._task: asyncio.Task[None] | None = None
-        self._last: int | None = None
         self._is_closed = False
 
     def close(self) -> None:
         """End every stream soon, and let no new one begin. For signal handlers, too."""
         self._is_closed = True
 
-    def listen(self, who: str, is_gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
-        """Return the stream of one page, until its reader is gone. Raises TooManyStreamsError."""
+    def listen(
+        self, who: str, is_gone: Callable[[], Awaitable[bool]], since: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Return the stream of one page, until its reader is gone.
+
+        `since` is the newest event when the page was made: what came after it is told at once.
+        Raises TooManyStreamsError.
+        """
         of_one = sum(1 for each in self._listeners if each.who == who)
         if self._is_closed or len(self._listeners) >= MOST_STREAMS or of_one >= MOST_OF_ONE:
             raise TooManyStreamsError
         listener = _Listener(who)
         self._listeners.add(listener)
-        return self._stream(listener, is_gone)
+        return self._stream(listener, is_gone, since)
 
     async def _stream(
-        self, listener: _Listener, is_gone: Callable[[], Awaitable[bool]]
+        self, listener: _Listener, is_gone: Callable[[], Awaitable[bool]], since: int | None
     ) -> AsyncIterator[bytes]:
         began = said = time.monotonic()
         self._look_on()
         try:
             yield b"retry: 5000\n\n"
+            if since is not None:
+                newest, actions = await self._ask(since)
+                listener.position = newest or 0
+                listener.topics |= _topics(actions)
             while not self._is_closed and time.monotonic() - began < _LONGEST_SECONDS:
                 await asyncio.sleep(_TICK_SECONDS)
                 if await is_gone():
                     break
                 if listener.topics:
                     topics, listener.topics = sorted(listener.topics), set()
-                    yield f"event: changed\ndata: {' '.join(topics)}\n\n".encode()
+                    yield _message(topics, listener.position)
                 elif time.monotonic() - said >= _BEAT_SECONDS:
                     yield b": still here\n\n"
                 else:
@@ -115,27 +125,44 @@ class Changes:
 
     async def _watch(self) -> None:
         """Ask for new events while somebody listens."""
-        self._last = None
+        last: int | None = None
         while self._listeners and not self._is_closed:
-            try:
-                actions = await to_thread.run_sync(self._new_actions)
-            except SQLAlchemyError as error:
-                log.warning("live pages without the database: %s", type(error).__name__)
-                actions = set()
-            topics = {name for name, wanted in _TOPICS.items() if wanted & actions}
+            last, actions = await self._ask(last)
+            topics = _topics(actions)
             for listener in self._listeners:
                 listener.topics |= topics
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(self._look_seconds)
+                listener.position = max(listener.position, last or 0)
+            await asyncio.sleep(self._look_seconds)
 
-    def _new_actions(self) -> set[AuditAction]:
-        """Return what happened since the last look; nothing at the first."""
+    async def _ask(self, since: int | None) -> tuple[int | None, list[AuditAction]]:
+        """Return the newest event, and what happened since; without the database: `since`."""
+        try:
+            return await to_thread.run_sync(self._read, since)
+        except SQLAlchemyError as error:
+            log.warning("live pages without the database: %s", type(error).__name__)
+            return since, []
+
+    def _read(self, since: int | None) -> tuple[int, list[AuditAction]]:
         with self._database.read() as session:
-            if self._last is None:
-                self._last = session.scalar(select(func.max(AuditEvent.id))) or 0
-                return set()
-            query = select(AuditEvent.id, AuditEvent.action).where(AuditEvent.id > self._last)
+            if since is None:
+                return newest_event(session), []
+            query = select(AuditEvent.id, AuditEvent.action).where(AuditEvent.id > since)
             rows = session.execute(query.order_by(AuditEvent.id).limit(_AT_ONCE)).all()
-        if rows:
-            self._last = rows[-1].id
-        return {row.action for row in rows}
+        return (rows[-1].id if rows else since), [row.action for row in rows]
+
+
+def newest_event(session: Session) -> int:
+    """Return the id of the newest event: where a page stands that is made now."""
+    return session.scalar(select(func.max(AuditEvent.id))) or 0
+
+
+def _topics(actions: Sequence[AuditAction]) -> set[str]:
+    """Return the kinds of pages that changed: all of them after very many events."""
+    if len(actions) >= _AT_ONCE:
+        return set(_TOPICS)
+    return {name for name, wanted in _TOPICS.items() if not wanted.isdisjoint(actions)}
+
+
+def _message(topics: Sequence[str], position: int) -> bytes:
+    """Return what is sent. A browser that comes back says the id of the last one it got."""
+    return f"id: {position}\nevent: changed\ndata: {' '.join(topics)}\n\n".encode()

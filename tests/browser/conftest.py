@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 from absent import missing
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from scene import PASSWORD, Scene, running_scene
 
 CHROMIUM: Final = Path("/usr/bin/chromium")
@@ -65,6 +65,7 @@ def browser(scene: Scene) -> Iterator[Browser]:
     """Debian's Chromium. The node is there first: its start is the longer one."""
     assert scene.node.is_running()
     with sync_playwright() as browsers:
+        expect.set_options(timeout=_MILLISECONDS)
         started = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
         started.close()

@@ -29,8 +29,10 @@ def _record(database: Database, action: AuditAction, outcome: str = "stored") ->
 
 
 @contextmanager
-def _stream(client: httpx.Client, headers: dict[str, str]) -> Iterator[Iterator[str]]:
-    with client.stream("GET", "/events", headers=headers, timeout=_SECONDS) as answer:
+def _stream(
+    client: httpx.Client, headers: dict[str, str], path: str = "/events"
+) -> Iterator[Iterator[str]]:
+    with client.stream("GET", path, headers=headers, timeout=_SECONDS) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
@@ -54,6 +56,20 @@ def test_a_stream_names_the_pages_that_changed_and_nothing_else(tmp_path: Path) 
         _record(database, AuditAction.REPORT_STORED)
         _record(database, AuditAction.INSTANCE_STORED)
         assert _next_data(lines) == "data: quarantine worklist"
+
+
+def test_a_page_misses_nothing_between_its_making_and_its_stream(tmp_path: Path) -> None:
+    with served(web_settings(tmp_path)) as (database, client):
+        headers = browser(database, Role.VIEWER).headers
+        with database.read() as session:
+            made_at = changes.newest_event(session)
+        _record(database, AuditAction.REPORT_STORED)
+        with _stream(client, headers, f"/events?since={made_at}") as lines:
+            assert _next_data(lines) == "data: worklist"
+        _record(database, AuditAction.ARTIFACT_SENT, "sent")
+        back = {**headers, "Last-Event-ID": str(made_at + 1)}
+        with _stream(client, back, f"/events?since={made_at}") as lines:
+            assert _next_data(lines) == "data: deliveries"
 
 
 def test_one_account_has_so_many_streams_and_another_still_one(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dicom_node.errors import CursorError, OperatorError
 from dicom_node.retrying import retry
 from dicom_node.web.api.remembered import Remembered
 from dicom_node.web.auth import Principal
+from dicom_node.web.changes import newest_event
 from dicom_node.web.pages.site import ROWS, Sender, Site, given
 from dicom_node.web.rendering import page
 from models.states import DeliveryState
@@ -78,6 +79,7 @@ def _page(
 ) -> HTMLResponse:
     known = counts.value().value
     with site.database.read() as session:
+        since = newest_event(session)
         try:
             shown = delivery_page(
                 session, wanted.filter(), descends=True, cursor=wanted.cursor, limit=ROWS
@@ -87,6 +89,7 @@ def _page(
         receivers = destination_rows(session, known)
     retried = request.query_params.get("retried", "")
     context = {
+        "since": since,
         "wanted": wanted,
         "shown": shown,
         "destinations": receivers,

@@ -21,6 +21,7 @@ from dicom_node.quarantine import (
     release,
 )
 from dicom_node.web.auth import Principal
+from dicom_node.web.changes import newest_event
 from dicom_node.web.pages.site import ROWS, Operator, Site, given
 from dicom_node.web.reads import record_read
 from dicom_node.web.rendering import page
@@ -79,9 +80,15 @@ def routes(site: Site) -> APIRouter:
         """List what waits for a decision, the oldest first."""
         wanted = QuarantineFilter(with_rejected=rejected, after=after, limit=ROWS + 1)
         with site.database.read() as session:
+            since = newest_event(session)
             rows = list(islice(objects(session, wanted), ROWS + 1))
         _record(site, request, who, rows[:ROWS])
-        context = {"rows": rows[:ROWS], "has_more": len(rows) > ROWS, "rejected": rejected}
+        context = {
+            "since": since,
+            "rows": rows[:ROWS],
+            "has_more": len(rows) > ROWS,
+            "rejected": rejected,
+        }
         return page(request, "quarantine.html", context, principal=who)
 
     @router.get("/quarantine/{key}")

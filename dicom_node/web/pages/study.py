@@ -15,6 +15,7 @@ from dicom_node.patient_header import Patient, patient_of
 from dicom_node.study_detail import study_detail
 from dicom_node.study_values import ImageDetail, StudyDetail
 from dicom_node.web.auth import Principal, Scope
+from dicom_node.web.changes import newest_event
 from dicom_node.web.pages.site import Reader, Site, StudyUid, Viewer, given
 from dicom_node.web.plots import Figure, Trend, trend
 from dicom_node.web.reads import record_read
@@ -52,6 +53,7 @@ class Said(BaseModel):
 class Shown:
     """What stands on the page."""
 
+    since: int  # the newest event when it was read
     detail: StudyDetail
     row: WorklistRow
     images: tuple[ImageDetail, ...]  # in the order of the tabs
@@ -181,6 +183,7 @@ def _page(
 
 
 def _shown(site: Site, session: Session, uid: str, number: int) -> Shown:
+    since = newest_event(session)
     detail = study_detail(session, uid)
     if detail is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, _MISSING)
@@ -189,6 +192,7 @@ def _shown(site: Site, session: Session, uid: str, number: int) -> Shown:
     number = min(number, len(images)) or 1
     found = priors(session, site.settings, uid, _PRIORS)
     return Shown(
+        since=since,
         detail=detail,
         row=row,
         images=images,

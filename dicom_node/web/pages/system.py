@@ -18,6 +18,7 @@ from dicom_node.overview import Overview, last_contacts, overview
 from dicom_node.queue import JobQueue
 from dicom_node.web.api.remembered import Remembered
 from dicom_node.web.auth import Principal
+from dicom_node.web.changes import newest_event
 from dicom_node.web.metrics.paced import Paced
 from dicom_node.web.pages.site import Operator, Site
 from dicom_node.web.plots import Bars, bars
@@ -135,9 +136,11 @@ def _page(
     reading, drift = system.counted.value(), system.drift.value()
     counted = reading.value if reading else None
     with site.database.read() as session:
+        since = newest_event(session)
         now = overview(session)
         receivers = destination_rows(session, counted.deliveries if counted else {})
     context = {
+        "since": since,
         "now": now,
         "counted": counted,
         "destinations": receivers,

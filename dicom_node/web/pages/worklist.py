@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node.web.auth import Principal
+from dicom_node.web.changes import newest_event
 from dicom_node.web.pages.site import ROWS, SEVERITIES, Reader, Site, given
 from dicom_node.web.reads import record_read
 from dicom_node.web.rendering import page
@@ -74,6 +75,7 @@ class Wanted(BaseModel):
 class Shown:
     """What stands on the page."""
 
+    since: int  # the newest event when it was read
     late: list[WorklistRow]
     rows: list[WorklistRow]
     next: str | None
@@ -114,6 +116,7 @@ def routes(site: Site) -> APIRouter:
 def _shown(site: Site, wanted: Wanted) -> Shown:
     is_first = wanted.view is View.UNREAD and wanted.cursor is None
     with site.database.read() as session:
+        since = newest_event(session)
         late = (
             worklist(session, site.settings, wanted.filter(late=True), None, _LATE_ROWS).rows
             if is_first
@@ -121,13 +124,13 @@ def _shown(site: Site, wanted: Wanted) -> Shown:
         )
         more = {"late": False} if wanted.view is View.UNREAD else {}
         found = worklist(session, site.settings, wanted.filter(**more), wanted.cursor, ROWS)
-        return Shown(late, found.rows, found.next, late_studies(session, site.settings))
+        return Shown(since, late, found.rows, found.next, late_studies(session, site.settings))
 
 
 def _found(site: Site, wanted: Wanted, named: dict[str, str]) -> Shown:
     with site.database.read() as session:
         found = worklist(session, site.settings, wanted.filter(**named), None, ROWS)
-        return Shown([], found.rows, found.next, late_studies(session, site.settings))
+        return Shown(0, [], found.rows, found.next, late_studies(session, site.settings))
 
 
 def _page(

@@ -16,7 +16,8 @@ function runDue() {
 }
 
 function begin() {
-  stream = new EventSource("/events");
+  const since = document.querySelector("[data-since]")?.dataset.since;
+  stream = new EventSource(since ? `/events?since=${since}` : "/events");
   stream.addEventListener("changed", (event) => {
     const topics = event.data.split(" ");
     for (const each of followers) each.isDue ||= topics.includes(each.topic);
