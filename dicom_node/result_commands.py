@@ -10,7 +10,7 @@ from dicom_node.audit.use import record_use
 from dicom_node.listing import Format, print_rows
 from dicom_node.options import as_utc, common, listing, open_database, settings_of
 from dicom_node.quarantine import Operator
-from dicom_node.results import ResultFilter
+from dicom_node.results import ResultFilter, with_every_column
 from dicom_node.results import results as rows
 from models.audit import AuditAction
 
@@ -50,7 +50,8 @@ def results(
     record_use(database, AuditAction.PATIENT_DATA_READ, "results", by, wanted)
     with database.read() as session:
         found = rows(session, settings, ResultFilter(**wanted))
-        print_rows(found, Format(form or Format.TABLE), columns)
+        chosen = Format(form or Format.TABLE)
+        print_rows(with_every_column(found) if chosen is Format.CSV else found, chosen, columns)
 
 
 @click.command()

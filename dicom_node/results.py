@@ -1,6 +1,6 @@
 """The listing behind `dicom-node results`: one row per received image, with status and reason."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -106,6 +106,13 @@ def results(session: Session, settings: Settings, wanted: ResultFilter) -> Itera
     The fields are those of `dicom-worker analyse --json`, and what the node knows beyond them.
     """
     return every_result(session, settings, wanted, ResultSort.RECEIVED, descends=False)
+
+
+def with_every_column(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows with the parts of the model in each: CSV has the columns of the first row."""
+    no_model = dict.fromkeys(("name", "version", "sha256"))
+    for row in rows:
+        yield row | {"model": row["model"] or no_model}
 
 
 def every_result(

@@ -4,6 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +129,18 @@ def test_no_answer_is_untyped(schema: dict[str, Any]) -> None:
     for name, operation in _operations(schema):
         named = [each["name"] for each in operation.get("parameters", ())]
         assert not any(map(patient.search, named)), name
+
+
+def test_the_document_names_every_route_and_filter(
+    schema: dict[str, Any], repository: Path
+) -> None:
+    document = (repository / "docs" / "api.md").read_text()
+    for name, operation in _operations(schema):
+        last = re.sub(r"\{\w+\}", "", name.rpartition("/api/v1")[2]).rstrip("/").rpartition("/")[2]
+        assert f"/{last}" in document, name
+        if name.endswith(("/studies", "/results")):
+            named = {each["name"] for each in operation["parameters"]}
+            assert {each for each in named if f"`{each}" not in document} == set()
 
 
 def _answers(operation: Any, headers: dict[str, str], seconds: float) -> Counter[int]:

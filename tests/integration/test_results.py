@@ -1,5 +1,7 @@
 """`dicom-node results`: the fields of the file command, with bands, zones and caveats."""
 
+import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from rows import add_analysis, add_instance, open_database
 from sqlalchemy import update
 
 from dicom_node.listing import Format, flatten, print_rows
-from dicom_node.results import ResultFilter, results
+from dicom_node.results import ResultFilter, results, with_every_column
 from models.analysis_sections import AnalysisSettings
 from models.result import Analysis
 from models.session import Database
@@ -46,6 +48,15 @@ def test_bands_zones_and_caveats_are_listed(database: Database, tmp_path: Path) 
     assert first["caveats"] == ["inverted", "uncertain"]
     assert second["caveats"] == []
     assert set(second["zone_percent"].values()) == {None}
+
+
+def test_a_spreadsheet_has_the_model_wherever_it_comes_first(
+    database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = _rows(database, tmp_path)
+    print_rows(with_every_column([second, first]), Format.CSV, [])
+    unanalysed, analysed = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (unanalysed["model.name"], analysed["model.name"]) == ("", "unet")
 
 
 def test_every_field_of_the_file_command_is_there(database: Database, tmp_path: Path) -> None:
