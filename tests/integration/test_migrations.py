@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from migrations import schema
-from models.imaging import Instance
+from models.imaging import Instance, Study
 from models.job import Job
 from models.result import Analysis, AnalysisCaveat, ModelVersion, ShadowAnalysis
 from models.session import Database
@@ -99,6 +99,27 @@ def test_old_rows_stay_and_new_columns_are_empty(old: Database) -> None:
         assert analysis.severity_left is analysis.zone_score_total is None
         assert analysis.caveats == []
     assert count(old, ShadowAnalysis) == count(old, AnalysisCaveat) == 0
+
+
+def test_the_newest_analysis_counts_and_its_model_gives_the_figure(old: Database) -> None:
+    """One of several counts since then, by constraint; a study names the model of its figure."""
+    again = (
+        OLD_ROWS.split(";\n")[4].replace("VALUES (1, 1, 1", "VALUES (2, 1, 2").replace("12.5", "20")
+    )
+    with old.write() as session:
+        session.execute(
+            text("INSERT INTO model_version VALUES (2, 'unet', '2', 'b', :now)"), {"now": NOW}
+        )
+        session.execute(text(again))
+        session.execute(text("UPDATE study SET opacity_percent = 20.0, severity = 'mild'"))
+    schema.upgrade(old)
+    with old.read() as session:
+        analyses = session.scalars(select(Analysis).order_by(Analysis.id)).all()
+        assert [(row.id, row.is_replaced) for row in analyses] == [(1, True), (2, False)]
+        study = session.scalars(select(Study)).one()
+        assert (study.model_version_id, study.reading_order) == (2, -20.0)
+    with pytest.raises(IntegrityError), old.write() as session:
+        session.execute(text("UPDATE analysis SET is_replaced = FALSE"))
 
 
 def test_the_tables_are_those_of_the_models(old: Database) -> None:
