@@ -53,13 +53,13 @@ def test_a_picture_is_the_stored_one_under_its_hash(node: ApiNode) -> None:
     assert _reads(node) == [(kind, node.uids["severe"], image) for kind in kinds]
 
 
-@pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
-def test_what_the_browser_has_is_not_sent_again_but_recorded(node: ApiNode, form: str) -> None:
+def test_what_the_browser_has_is_not_sent_again_but_recorded(node: ApiNode) -> None:
     path = f"instances/{node.image('severe')}/image.png"
     etag = node.client.get(path).headers["etag"]
-    answer = node.client.get(path, headers={"If-None-Match": form.format(etag)})
-    assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
-    assert len(_reads(node)) == 2
+    for form in ("{}", "W/{}", '"other", {}', "*"):
+        answer = node.client.get(path, headers={"If-None-Match": form.format(etag)})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+    assert len(_reads(node)) == 5
     again = node.client.get(path, headers={"If-None-Match": '"other"'})
     assert again.status_code == 200
 
@@ -141,9 +141,9 @@ def test_of_two_rows_with_one_uid_the_live_one_is_shown(node: ApiNode) -> None:
     assert node.client.get(f"instances/{image}/image.png").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["..%2F..%2Fnode.db", "%2Fetc%2Fpasswd", "1.2/../..", "1..2", "a"])
-def test_a_uid_is_no_path(node: ApiNode, name: str) -> None:
-    for path in (f"instances/{name}/image.png", f"studies/{name}/sr.dcm"):
-        answer = node.client.get(path)
-        assert answer.status_code in {404, 422}
-        assert "passwd" not in answer.text
+def test_a_uid_is_no_path(node: ApiNode) -> None:
+    for name in ("..%2F..%2Fnode.db", "%2Fetc%2Fpasswd", "1.2/../..", "1..2", "a"):
+        for path in (f"instances/{name}/image.png", f"studies/{name}/sr.dcm"):
+            answer = node.client.get(path)
+            assert answer.status_code in {404, 422}
+            assert "passwd" not in answer.text
