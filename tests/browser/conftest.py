@@ -54,16 +54,15 @@ class Window:
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A node after a morning's work."""
-    if not CHROMIUM.exists():
-        missing("Chromium is not installed (chromium)")
     with running_scene(tmp_path_factory.mktemp("scene")) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def browser(scene: Scene) -> Iterator[Browser]:
-    """Debian's Chromium. The node is there first: its start is the longer one."""
-    assert scene.node.is_running()
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    if not CHROMIUM.exists():
+        missing("Chromium is not installed (chromium)")
     with sync_playwright() as browsers:
         expect.set_options(timeout=_MILLISECONDS)
         started = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -78,7 +77,7 @@ def _logins() -> dict[str, Any]:
 
 @pytest.fixture
 def window(
-    scene: Scene, browser: Browser, _logins: dict[str, Any]
+    browser: Browser, scene: Scene, _logins: dict[str, Any]
 ) -> Iterator[Callable[..., Window]]:
     """Opens a window in which somebody is logged in; at the end nothing may have complained."""
     opened: list[Window] = []
