@@ -188,6 +188,18 @@ def what_fails(context: ssl.SSLContext, host: str, port: int, seconds: float) ->
     return None
 
 
+def handshake_problem(
+    context: ssl.SSLContext | None, host: str, port: int, seconds: float
+) -> str | None:
+    """Return what fails in a handshake; None when TLS is not at fault, or not spoken.
+
+    With TLS 1.3 a server refuses our certificate after our part of the handshake, when the request
+    is on its way; its alert may be lost with the connection.
+    """
+    problem = what_fails(context, host, port, seconds) if context is not None else None
+    return problem if problem is not None and problem.startswith("TLS:") else None
+
+
 class ServerCredentials:
     """The listener's context, made anew when one of its files changes."""
 

@@ -6,14 +6,13 @@ from typing import Final, Self
 
 from dicom_node.errors import StartError
 from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
+from dicom_node.senders.endpoint import Endpoint
 from dicom_node.senders.hl7_answer import Acknowledgement, judge, read_acknowledgement
 from dicom_node.senders.http_line import why
 from dicom_node.senders.mllp import MllpError, MllpLine
 from dicom_node.senders.turns import damaged, in_turn, unanswered, unreached, unreadable
-from dicom_node.tls import client_context
-from models.sections import DestinationSettings, TlsSettings
+from models.sections import DestinationSettings
 from models.settings import Settings
-from models.web_address import WebAddress
 
 _NO_ANSWER: Final = "the connection ended or timed out before an acknowledgement came"
 _NO_ACKNOWLEDGEMENT: Final = "what came is no acknowledgement of the message"
@@ -24,16 +23,12 @@ _RECEIVING, _CONTROL_ID = (4, 5), 9  # MSH-5, MSH-6 and MSH-10, counted from MSH
 class Hl7Sender:
     """The client of one HL7 receiver; every wait ends after `timeout_seconds`."""
 
-    destination: DestinationSettings
-    address: WebAddress
-    timeout_seconds: float
-    tls: TlsSettings
+    endpoint: Endpoint
 
     @classmethod
     def of(cls, settings: Settings, destination: DestinationSettings) -> Self:
         """Return the sender that the settings describe for a destination with an hl7 URL."""
-        address = WebAddress.parse(destination.url or "")
-        return cls(destination, address, settings.delivery.timeout_seconds, settings.dicom.tls)
+        return cls(Endpoint.of(settings, destination))
 
     def send(self, _receiver: Receiver, parcels: Sequence[Parcel]) -> Iterator[SendResult]:
         """Yield one result per parcel. After one without an answer the others are not offered."""
@@ -42,7 +37,7 @@ class Hl7Sender:
         except StartError as error:
             yield from (unreached(parcel, str(error)) for parcel in parcels)
             return
-        talk = _Talk(self.destination, self.address.host, line)
+        talk = _Talk(self.endpoint, line)
         try:
             yield from in_turn(parcels, talk.send_one)
         finally:
@@ -62,18 +57,18 @@ class Hl7Sender:
             problem = why(error)
         finally:
             line.close()
-        return f"{self.address.host} cannot be reached: {problem}" if problem else None
+        return self.endpoint.not_reached(problem) if problem else None
 
     def _line(self) -> MllpLine:
-        context = client_context(self.tls) if self.address.is_secure else None
-        return MllpLine(self.address, self.timeout_seconds, context)
+        endpoint = self.endpoint
+        return MllpLine(endpoint.address, endpoint.timeout_seconds, endpoint.context())
 
 
 class _Talk:
     """What is said over one connection, and what was heard before."""
 
-    def __init__(self, destination: DestinationSettings, host: str, line: MllpLine) -> None:
-        self._destination, self._host, self._line = destination, host, line
+    def __init__(self, endpoint: Endpoint, line: MllpLine) -> None:
+        self._endpoint, self._line = endpoint, line
         self._answered: set[str] = set()
 
     def send_one(self, parcel: Parcel) -> SendResult:
@@ -86,7 +81,7 @@ class _Talk:
         try:
             self._line.connect()
         except OSError as error:
-            return unreached(parcel, f"{self._host} cannot be reached: {why(error)}")
+            return unreached(parcel, self._endpoint.not_reached(why(error)))
         for message in messages:
             result = self._exchange(parcel, self._addressed(message))
             if result.verdict is not Verdict.SENT:
@@ -102,7 +97,7 @@ class _Talk:
         except (OSError, MllpError) as error:
             self._line.close()
             if problem := self._line.tls_problem():
-                return unreached(parcel, f"{self._host} cannot be reached: {problem}")
+                return unreached(parcel, self._endpoint.not_reached(problem))
             is_garbage = isinstance(error, MllpError)
             return unanswered(parcel, _NO_ACKNOWLEDGEMENT if is_garbage else _NO_ANSWER)
         self._answered.add(control_id)
@@ -123,7 +118,8 @@ class _Talk:
 
     def _addressed(self, message: bytes) -> bytes:
         """Return the message with MSH-5 and 6, which the file leaves to the destination."""
-        names = (self._destination.receiving_application, self._destination.receiving_facility)
+        destination = self._endpoint.destination
+        names = (destination.receiving_application, destination.receiving_facility)
         head, _, body = message.partition(b"\r")
         fields = head.split(b"|")
         for number, name in zip(_RECEIVING, names, strict=True):

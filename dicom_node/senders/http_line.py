@@ -22,7 +22,7 @@ from typing import Final
 from typing_extensions import Buffer, override
 
 from dicom_node.senders.store_response import HttpAnswer
-from dicom_node.tls import what_fails
+from dicom_node.tls import handshake_problem
 from models.web_address import WebAddress
 
 _MAX_BODY: Final = 1 << 20  # bytes of an answer that are read
@@ -82,16 +82,9 @@ class HttpLine:
         return HttpAnswer(response.status, content, response.headers.get("Retry-After"))
 
     def tls_problem(self) -> str | None:
-        """Return what fails in a handshake, as a part of a sentence; None when TLS is not at fault.
-
-        With TLS 1.3 a server refuses our certificate after our part of the handshake, when the
-        request is on its way; its alert may be lost with the connection.
-        """
-        if self._context is None:
-            return None
+        """Return what fails in a handshake, part of a sentence; None when TLS is not at fault."""
         address = self._address
-        problem = what_fails(self._context, address.host, address.port, self._timeout)
-        return problem if problem is not None and problem.startswith("TLS:") else None
+        return handshake_problem(self._context, address.host, address.port, self._timeout)
 
     def close(self) -> None:
         """Close the connection."""

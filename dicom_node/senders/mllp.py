@@ -10,7 +10,7 @@ import ssl
 import time
 from typing import Final
 
-from dicom_node.tls import what_fails
+from dicom_node.tls import handshake_problem
 from models.web_address import WebAddress
 
 _START: Final = b"\x0b"
@@ -102,12 +102,9 @@ class MllpLine:
         return time.monotonic() + self._timeout
 
     def tls_problem(self) -> str | None:
-        """Return what fails in a handshake, as `HttpLine.tls_problem` does."""
-        if self._context is None:
-            return None
+        """Return what fails in a handshake, part of a sentence; None when TLS is not at fault."""
         address = self._address
-        problem = what_fails(self._context, address.host, address.port, self._timeout)
-        return problem if problem is not None and problem.startswith("TLS:") else None
+        return handshake_problem(self._context, address.host, address.port, self._timeout)
 
     def close(self) -> None:
         """Close the connection."""

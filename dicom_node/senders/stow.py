@@ -5,61 +5,44 @@ one object, whatever the server puts into its body.
 """
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.errors import StartError
 from dicom_node.senders.base import Contact, Parcel, Receiver, SendResult, Verdict
-from dicom_node.senders.headers import headers_of
-from dicom_node.senders.http_line import HttpLine, why
+from dicom_node.senders.endpoint import Endpoint
+from dicom_node.senders.http_client import Headers, HttpClient
+from dicom_node.senders.http_line import HttpLine
 from dicom_node.senders.store_response import HttpAnswer, judge_answer, meaning_of
 from dicom_node.senders.stored import transfer_syntax
-from dicom_node.senders.turns import in_turn, unanswered, unreached
-from dicom_node.tls import client_context
-from models.sections import DestinationSettings, TlsSettings
+from models.sections import DestinationSettings
 from models.settings import Settings
-from models.web_address import WebAddress
 
 _MEDIA_TYPE: Final = "application/dicom+json"
 _CHUNK: Final = 1 << 20
 _FOUND: Final = (200, 204)
-_NO_ANSWER: Final = "the connection ended or timed out before an answer came"
 
 
 @dataclass(frozen=True)
 class StowSender:
-    """The client of one DICOM Web server; every wait ends after `timeout_seconds`."""
+    """The client of one DICOM Web server."""
 
-    destination: DestinationSettings
-    address: WebAddress
-    timeout_seconds: float
-    tls: TlsSettings
+    client: HttpClient
 
     @classmethod
     def of(cls, settings: Settings, destination: DestinationSettings) -> Self:
         """Return the sender that the settings describe for a destination with a URL."""
-        address = WebAddress.parse(destination.url or "")
-        return cls(destination, address, settings.delivery.timeout_seconds, settings.dicom.tls)
+        return cls(HttpClient(Endpoint.of(settings, destination)))
 
     def send(self, _receiver: Receiver, parcels: Sequence[Parcel]) -> Iterator[SendResult]:
         """Yield one result per parcel. After one without an answer the others are not offered."""
-        try:
-            headers, line = headers_of(self.destination), self._line()
-        except StartError as error:
-            yield from (unreached(parcel, str(error)) for parcel in parcels)
-            return
-        try:
-            yield from in_turn(parcels, lambda parcel: self._send_one(line, headers, parcel))
-        finally:
-            line.close()
+        return self.client.each(parcels, self._send_one)
 
-    def _send_one(self, line: HttpLine, headers: Mapping[str, str], parcel: Parcel) -> SendResult:
+    def _send_one(self, line: HttpLine, headers: Headers, parcel: Parcel) -> SendResult:
         syntax = transfer_syntax(parcel)
         if isinstance(syntax, SendResult):
             return syntax
@@ -70,41 +53,19 @@ class StowSender:
             return SendResult(
                 parcel.delivery_id, Verdict.RETRY, error=message, contact=Contact.NONE
             )
-        try:
-            line.connect()
-        except OSError as error:
-            return unreached(parcel, f"{self.address.host} cannot be reached: {why(error)}")
         told = {**headers, "Accept": _MEDIA_TYPE, "Content-Type": body.media_type}
-        try:
-            answer = line.ask(
-                "POST", f"{self.address.path}/studies", told, body.length, body.parts()
-            )
-        except (OSError, HTTPException):
-            if problem := line.tls_problem():
-                return unreached(parcel, f"{self.address.host} cannot be reached: {problem}")
-            return unanswered(parcel, _NO_ANSWER)
+        path = f"{self.client.endpoint.address.path}/studies"
+        answer = self.client.post(line, parcel, path, told, body.length, body.parts())
+        if isinstance(answer, SendResult):
+            return answer
         return judge_answer(parcel.delivery_id, parcel.sop_instance_uid, answer)
 
     def echo(self, _receiver: Receiver) -> str | None:
         """Search for a study that does not exist (QIDO-RS): no patient data comes back."""
-        try:
-            headers, line = headers_of(self.destination), self._line()
-        except StartError as error:
-            return str(error)
-        query = f"{self.address.path}/studies?StudyInstanceUID=2.25.{uuid4().int}&limit=1"
-        try:
-            line.connect()
-            answer = line.ask("GET", query, {**headers, "Accept": _MEDIA_TYPE})
-        except (OSError, HTTPException) as error:
-            problem = line.tls_problem() or why(error)
-            return f"{self.address.host} cannot be reached: {problem}"
-        finally:
-            line.close()
-        return _problem(answer)
-
-    def _line(self) -> HttpLine:
-        context = client_context(self.tls) if self.address.is_secure else None
-        return HttpLine(self.address, self.timeout_seconds, context)
+        path = self.client.endpoint.address.path
+        query = f"{path}/studies?StudyInstanceUID=2.25.{uuid4().int}&limit=1"
+        answer = self.client.get(query, _MEDIA_TYPE)
+        return answer if isinstance(answer, str) else _problem(answer)
 
 
 def _problem(answer: HttpAnswer) -> str | None:
