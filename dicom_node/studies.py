@@ -19,6 +19,7 @@ from models.states import InstanceState, ReadingState, StudyState
 
 BLOCK: Final = 500
 _FEW: Final = 3000
+_SOME: Final = 100_000
 
 
 class StudySort(StrEnum):
@@ -121,7 +122,7 @@ def studies(
 ) -> Page[StudyRow]:
     """Return one page of studies. Raises CursorError unless the cursor is of this sort."""
     order = _sort(sort, descends=descends)
-    page = order.page(session, _query(session, wanted), cursor, limit)
+    page = order.page(session, _query(session, wanted, sort), cursor, limit)
     return Page(study_rows(session, [row[0] for row in page.rows]), page.next)
 
 
@@ -133,7 +134,7 @@ def every_study(
     descends: bool = True,
 ) -> Iterator[StudyRow]:
     """Yield every study that matches, reading in blocks with a cursor of the server."""
-    query = _query(session, wanted).execution_options(yield_per=BLOCK)
+    query = _query(session, wanted, sort).execution_options(yield_per=BLOCK)
     for part in _sort(sort, descends=descends).whole(query):
         with session.execute(part) as found:
             for block in found.partitions():
@@ -170,17 +171,21 @@ def study_rows(session: Session, found: Sequence[Study]) -> list[StudyRow]:
     ]
 
 
-def _query(session: Session, wanted: StudyFilter) -> AnyQuery:
-    query = select(Study).where(*wanted.clauses(), *_of_images(session, wanted))
+def _query(session: Session, wanted: StudyFilter, sort: StudySort) -> AnyQuery:
+    query = select(Study).where(*wanted.clauses(), *_of_images(session, wanted, sort))
     models = model_version_ids(session, wanted.model, wanted.model_version)
     return query if models is None else query.where(is_one_of(Study.model_version_id, models))
 
 
-def _of_images(session: Session, wanted: StudyFilter) -> Iterator[ColumnElement[bool]]:
+def _of_images(
+    session: Session, wanted: StudyFilter, sort: StudySort
+) -> Iterator[ColumnElement[bool]]:
     """Yield the conditions that one image of a study has to meet.
 
     Without help a database guesses wrong in which order to look. Of what few images have, their
-    studies are found first; of what many have, each study in the order of the list is looked at.
+    studies are found first; of what many have, each study in the order of the list is looked at. A
+    reason often says why a study has no figure: where those with one come first, hundreds of
+    thousands may be in front of it, and the studies of more images are found first.
     """
     of_study = select(Series.study_id)
     if wanted.modality is not None:
@@ -188,20 +193,29 @@ def _of_images(session: Session, wanted: StudyFilter) -> Iterator[ColumnElement[
         yield _has(session, select(Series.id).where(is_of), of_study.where(is_of))
     if wanted.reason is not None:
         is_so = Instance.reason == wanted.reason
-        yield _has(session, select(Instance.id).where(is_so), of_study.join(Instance).where(is_so))
+        counted = select(Instance.id).where(is_so)
+        most = _SOME if sort is StudySort.PERCENT else 0
+        yield _has(session, counted, of_study.join(Instance).where(is_so), most)
     if wanted.caveat is not None:
         is_so = AnalysisCaveat.caveat == wanted.caveat
         some = select(AnalysisCaveat.analysis_id).where(is_so)
         yield _has(session, some, _caveats_that_count(of_study).where(is_so))
 
 
-def _has(session: Session, counted: AnyQuery, of_study: AnyQuery) -> ColumnElement[bool]:
-    """Return the condition that `of_study` finds the study; `counted` is what there is of it."""
-    some = counted.limit(_FEW + 1).subquery()
+def _has(
+    session: Session, counted: AnyQuery, of_study: AnyQuery, most: int = 0
+) -> ColumnElement[bool]:
+    """Return the condition that `of_study` finds the study; `counted` is what there is of it.
+
+    Of up to `most` images, of a few in any case, the studies are found first.
+    """
+    some = counted.limit(max(_FEW, most) + 1).subquery()
     number = session.scalar(select(func.count()).select_from(some)) or 0
     if number <= _FEW:
         return Study.id.in_(set(session.scalars(of_study)))
     # OFFSET keeps PostgreSQL from making a join of it.
+    if number <= most:
+        return Study.id.in_(of_study.offset(0))
     return of_study.where(Series.study_id == Study.id).correlate(Study).offset(0).exists()
 
 

@@ -65,6 +65,31 @@ def test_every_filter_narrows_both_lists(
     assert node.names(node.get(path, **query)["items"]) == names
 
 
+@pytest.mark.parametrize(("few", "some"), [(0, 100_000), (0, 0)])
+@pytest.mark.parametrize("sort", ["received", "percent", "study_date"])
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ({"modality": "MG"}, "lateral"),
+        ({"reason": "lateral_view"}, "lateral"),
+        ({"caveat": "mirrored"}, "severe"),
+    ],
+)
+def test_what_many_images_have_finds_the_same_studies(
+    node: ApiNode,
+    monkeypatch: pytest.MonkeyPatch,
+    query: dict[str, Any],
+    name: str,
+    sort: str,
+    few: int,
+    some: int,
+) -> None:
+    """As with a million images: the condition is another one then."""
+    monkeypatch.setattr("dicom_node.studies._FEW", few)
+    monkeypatch.setattr("dicom_node.studies._SOME", some)
+    assert _walk(node, "studies", sort=sort, **query) == [name]
+
+
 @pytest.mark.parametrize(
     ("path", "query", "names"),
     [
