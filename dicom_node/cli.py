@@ -25,6 +25,7 @@ from dicom_node.result_commands import compare, results
 from dicom_node.rules_commands import rules
 from dicom_node.storage_commands import backup, retention, scrub
 from dicom_node.study_commands import replay
+from dicom_node.ups_commands import messages
 from dicom_node.worklist_commands import feedback, worklist
 from models.files import keep_files_private
 from models.sections import DestinationSettings
@@ -312,6 +313,7 @@ cli.add_command(replay)
 cli.add_command(results)
 cli.add_command(compare)
 cli.add_command(rules)
+worklist.add_command(messages)
 cli.add_command(worklist)
 cli.add_command(feedback)
 

@@ -34,6 +34,7 @@ NodeError
 │   └── UnknownStudyError      there is no such study
 ├── WorkitemError          a Unified Procedure Step is not changed (worklist/ups/statuses.py)
 │   ├── UnknownWorkitemError      no workitem has this SOP Instance UID
+│   │   └── FilteredSubscriptionError   it is that of filtered global subscriptions
 │   ├── WrongTransactionError     the Locking UID is missing or another one
 │   ├── AlreadyInProgressError, NotInProgressError   the state is not the one that it takes
 │   ├── NotSchedulableError       nothing becomes SCHEDULED again
@@ -80,6 +81,10 @@ class WorkitemError(NodeError):
 
 class UnknownWorkitemError(WorkitemError):
     """There is no such workitem here."""
+
+
+class FilteredSubscriptionError(UnknownWorkitemError):
+    """The well-known instance of filtered global subscriptions: they are not supported."""
 
 
 class WrongTransactionError(WorkitemError):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import pydicom.config
 import pynetdicom.association
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import (
@@ -32,6 +31,8 @@ from pynetdicom.dimse_primitives import (
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import uid_to_service_class
 
+from dicom_node import values
+
 # Any: which messages come is for the service to say, whose SOP Class was negotiated.
 Serve = Callable[[Association, Any, PresentationContext], None]
 
@@ -44,11 +45,9 @@ SERVED: Final = (
 def install(services: Mapping[str, Serve]) -> None:
     """Have `services`, by abstract syntax, answer the messages in SERVED in this process.
 
-    pydicom's value checks are off from now on: they would refuse, or quote in a log, what a peer
-    sent; what intake needs of it, `header.read_identity` checks by its own rules.
+    pydicom's checks of values are off from now on.
     """
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+    values.take_as_they_are()
     vars(pynetdicom.association)["uid_to_service_class"] = partial(_service_of, services)
 
 

@@ -26,6 +26,12 @@ def _network(value: object) -> IPv4Network | IPv6Network:
     return ip_network((mapped, network.prefixlen - 96)) if mapped else network
 
 
+def ae_title_of(account: str, otherwise: str) -> str:
+    """Return an account's name as an AE title; `otherwise` where nothing of it can be one."""
+    readable = "".join(it for it in account if it.isascii() and it.isprintable() and it != "\\")
+    return readable.strip()[:_AE_TITLE_MAX].strip() or otherwise
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]

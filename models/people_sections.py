@@ -156,14 +156,17 @@ class PrioritySettings(Section):
 
 
 class UpsSettings(Section):
-    """Unified Procedure Steps over DIMSE (PS3.4 Annex CC): readings as workitems.
+    """Unified Procedure Steps (PS3.4 Annex CC, PS3.18 chapter 11): readings as workitems.
 
-    `receivers` may subscribe to events, `managers` get every new workitem by N-CREATE.
+    `receivers` may subscribe to events by DIMSE, `web_subscribers` over a WebSocket; `managers` get
+    every new workitem by N-CREATE.
     """
 
     enabled: bool = False
-    calling_aets: tuple[AETitle, ...] = ()  # who may query and claim; never everybody
+    calling_aets: tuple[AETitle, ...] = ()  # who may query and claim by DIMSE; never everybody
+    web: bool = False  # UPS-RS below /ups-rs, for whoever may read the worklist
     receivers: tuple[RemoteAESettings, ...] = ()
+    web_subscribers: tuple[AETitle, ...] = ()
     managers: tuple[RemoteAESettings, ...] = ()
     worklist_label: Description = "Chest radiographs"
     keep_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0  # ended ones without a lock
@@ -171,15 +174,24 @@ class UpsSettings(Section):
 
     @model_validator(mode="after")
     def _it_is_said_who_and_where(self) -> Self:
-        if self.enabled and not self.calling_aets:
-            msg = "worklist.ups.enabled needs worklist.ups.calling_aets: name who may query"
+        if self.enabled and not (self.calling_aets or self.web):
+            msg = (
+                "worklist.ups.enabled needs worklist.ups.calling_aets: name who may query, or set "
+                "worklist.ups.web"
+            )
             raise ValueError(msg)
-        for name, peers in (("receivers", self.receivers), ("managers", self.managers)):
-            titles = [each.ae_title for each in peers]
+        heard = [*(each.ae_title for each in self.receivers), *self.web_subscribers]
+        managers = [each.ae_title for each in self.managers]
+        for names, titles in (("receivers and web_subscribers", heard), ("managers", managers)):
             if repeated := sorted({title for title in titles if titles.count(title) > 1}):
-                msg = f"worklist.ups.{name} names {repeated[0]} twice: keep one"
+                msg = f"worklist.ups: {names} name {repeated[0]} twice: keep one"
                 raise ValueError(msg)
         return self
+
+    @property
+    def subscribers(self) -> frozenset[str]:
+        """The AE titles that may subscribe, whichever way they hear."""
+        return frozenset((*(each.ae_title for each in self.receivers), *self.web_subscribers))
 
 
 class WorklistSettings(Section):

@@ -1,7 +1,7 @@
 """The web side of a node on a real port, with the database and folders of a test."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +28,16 @@ QUICK = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
 PAGE = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
 
 
-def web_settings(folder: Path, database_url: str | None = None, **web: Any) -> Settings:
+def web_settings(
+    folder: Path,
+    database_url: str | None = None,
+    sections: Mapping[str, Any] | None = None,
+    **web: Any,
+) -> Settings:
     """Return settings of a node in a folder, by default with SQLite there."""
     wanted = database_url or f"sqlite:///{folder / 'node.db'}"
-    return load_settings(None, data_dir=folder / "data", database_url=wanted, web=web)
+    given = {"data_dir": folder / "data", "database_url": wanted, "web": web}
+    return load_settings(None, **given, **(sections or {}))
 
 
 def app_of(settings: Settings, database: Database, passwords: Passwords | None = QUICK) -> FastAPI:

@@ -54,6 +54,8 @@ SETTINGS: Final[dict[str, str]] = {
     "worklist.ups.enabled": "Unified Procedure Steps: answer C-FIND, N-GET, N-SET and N-ACTION",
     "worklist.ups.calling_aets": "titles that may do so",
     "worklist.ups.receivers": "AEs that may subscribe to events, by AE title",
+    "worklist.ups.web": "UPS-RS too",
+    "worklist.ups.web_subscribers": "AE titles that may subscribe and hear over a WebSocket",
     "worklist.ups.managers": "AEs that get every new workitem by N-CREATE",
     "worklist.ups.worklist_label": "Worklist Label",
     "worklist.ups.keep_days": "days after which an ended workitem may be deleted",

@@ -4,7 +4,16 @@ from importlib.metadata import version
 from importlib.resources import files
 from string import Template
 
-from dicom_node.conformance import annex, commitment, parameters, query, tables, ups, web_services
+from dicom_node.conformance import (
+    annex,
+    commitment,
+    parameters,
+    query,
+    tables,
+    ups,
+    ups_web,
+    web_services,
+)
 from dicom_node.conformance.objects import objects
 from dicom_node.listener import DRAIN_SECONDS
 from models.identity import PRIVATE_SCHEME
@@ -54,6 +63,8 @@ def _network(settings: Settings) -> dict[str, str]:
         "ups_contexts": ups.contexts(),
         "ups_attributes": ups.attributes(),
         "ups_statuses": ups.statuses(),
+        "ups_resources": ups_web.resources(),
+        "ups_status_codes": ups_web.status_codes(),
         "ups_keep": f"{settings.worklist.ups.keep_days:g}",
         "commitment_contexts": commitment.contexts(),
         "commitment_statuses": commitment.statuses(),

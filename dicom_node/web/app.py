@@ -20,6 +20,7 @@ from dicom_node.web.dicomweb import routes as dicomweb
 from dicom_node.web.metrics import CONTENT_TYPE, Metrics
 from dicom_node.web.pages.routes import page_routes, published
 from dicom_node.web.pages.site import Site
+from dicom_node.web.workitems import routes as workitems
 from models.account import Role
 from models.session import Database
 from models.settings import Settings
@@ -31,6 +32,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     """Return the application over the given database."""
     app = FastAPI(title="DICOM node", version="1", openapi_url=None)
     dicomweb.install(app, settings, database)
+    workitems.install(app, settings, database)
     _add_access(app, settings, database)
     documents = Documents(settings.artifact_dir)
     page = Metrics(settings, database, documents)

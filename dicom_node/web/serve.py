@@ -24,6 +24,7 @@ from models.settings import Settings
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _GRACE_SECONDS: Final = 10  # for answers that are under way when the end comes
 _LOOK_SECONDS: Final = 30.0
+_CHANNEL_BYTES: Final = 1 << 12  # of a message to us over a WebSocket; nothing is read of it
 _CANNOT_START: Final = 3  # as uvicorn's own command ends
 
 
@@ -96,6 +97,7 @@ def options(web: WebSettings, certificate: Certificate | None) -> dict[str, Any]
         "proxy_headers": web.behind_proxy,
         "forwarded_allow_ips": [str(each) for each in web.proxies],
         "timeout_graceful_shutdown": _GRACE_SECONDS,
+        "ws_max_size": _CHANNEL_BYTES,
     }
     if certificate is not None:
         found["ssl_context_factory"] = lambda _config, _default: certificate.context

@@ -5,6 +5,7 @@ names the state it changes. The web, the API and Unified Procedure Steps all act
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import ReadingError, UnknownStudyError
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
+from models.fields import ae_title_of
 from models.imaging import Study
 from models.reading import Reading, open_reading, reading_of
 from models.rejection import WithdrawnArtifact
@@ -34,6 +36,17 @@ class Reader:
     def of_ae(cls, calling_aet: str) -> "Reader":
         """Return an AE as a reader; no account has its name."""
         return cls(f"AE:{calling_aet}", calling_aet=calling_aet)
+
+    @property
+    def ae_title(self) -> str:
+        """The AE title under which other systems hear of it."""
+        return self.calling_aet or ae_title_of(self.name, "WEB")
+
+    @property
+    def of_event(self) -> dict[str, Any]:
+        """Who it is, as columns of an audit event."""
+        actor = None if self.calling_aet else self.name
+        return {"actor": actor, "calling_aet": self.calling_aet}
 
 
 def claim(
@@ -124,7 +137,7 @@ def unread(session: Session, study_instance_uid: str, reader: Reader) -> None:
     if reading.read_by != reader.name and not reader.is_operator:
         msg = f"{reading.read_by} has read the study: ask them, or an operator, to open it again"
         raise ReadingError(msg)
-    open_reading(session, study, "by_reader", actor=None if reader.calling_aet else reader.name)
+    open_reading(session, study, "by_reader", actor=reader.of_event["actor"])
 
 
 def locked_study(session: Session, study_instance_uid: str) -> Study:
@@ -178,8 +191,7 @@ def _record(
         session,
         action,
         outcome,
-        actor=None if reader.calling_aet else reader.name,
-        calling_aet=reader.calling_aet,
+        **reader.of_event,
         study_instance_uid=study.study_instance_uid,
         details={
             "revision": reading.revision,

@@ -27,6 +27,8 @@ _SIGN_ON = {
     "url": "http://127.0.0.1:8080",
     "oidc": {"issuer": "http://127.0.0.1:9", "client_id": "node", "roles": {"all": "viewer"}},
 }
+# Somebody may subscribe, so that 403 is an answer about the role.
+_WORKITEMS = {"worklist": {"ups": {"enabled": True, "web": True, "web_subscribers": ["1"]}}}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Node:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    settings = web_settings(tmp_path_factory.mktemp("routes"), behind_proxy=True, **_SIGN_ON)
+    settings = web_settings(
+        tmp_path_factory.mktemp("routes"), sections=_WORKITEMS, behind_proxy=True, **_SIGN_ON
+    )
     with migrated(settings) as database:
         app = create_app(settings, database)
         with (

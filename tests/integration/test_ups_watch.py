@@ -1,10 +1,12 @@
 """UPS Watch, Event and Push: subscriptions as the standard's table has them, told in order."""
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pydicom.dataset import Dataset
 from readings import add_study, study_row
 from rows import count, outcomes
@@ -12,6 +14,7 @@ from servers import free_port
 from sqlalchemy import select, update
 from steps import UPS, Listening, Workstation, add_workitem, workitem_uid, workitems
 
+from dicom_node.cli import cli
 from dicom_node.worklist.readings import Reader, claim, read, release
 from dicom_node.worklist.ups.courier import Courier
 from dicom_node.worklist.ups.names import GLOBAL_SUBSCRIPTION
@@ -244,6 +247,35 @@ def test_what_is_never_taken_is_given_up_and_holds_up_nothing(
     assert node.ws.change(step, "COMPLETED") == 0x0000
     node.tell()
     assert node.messages()[-1] is EventReportState.ACCEPTED
+
+
+@on_one_database
+def test_what_was_given_up_is_listed_and_told_again(listen: Listen, ris: Listening) -> None:
+    node = Node(listen, ris)
+    step = workitem_uid(node.database, uid := add_workitem(node.database))
+    assert node.ws.act(3, step, **OPEN) == 0x0000
+    ris.status = 0x0113
+    node.tell()
+    where = ["--data-dir", str(node.settings.data_dir)]
+
+    def run(*options: str) -> str:
+        variables = {"DICOM_NODE_DATABASE_URL": node.settings.effective_database_url}
+        result = CliRunner(env=variables).invoke(cli, ["worklist", "messages", *where, *options])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    (line,) = run("--state", "dead", "--json").splitlines()
+    row = json.loads(line)
+    assert (row["receiver"], row["message"], row["attempts"]) == ("RIS", "state", 1)
+    assert (row["workitem_uid"], row["study_instance_uid"]) == (step, uid)
+    assert row["error"] == "it was answered 0x0113"
+    assert run("--retry", "--receiver", "OTHER") == "0 due again\n"
+    ris.status = 0x0000
+    assert run("--retry") == "1 due again\n"
+    node.tell()
+    assert node.messages() == [EventReportState.ACCEPTED]
+    assert run("--state", "dead", "--json") == ""
+    assert outcomes(node.database, AuditAction.DELIVERIES_DUE_AGAIN) == ["due"]
 
 
 def test_a_manager_gets_every_new_workitem(listen: Listen, ris: Listening) -> None:

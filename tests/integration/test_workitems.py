@@ -88,8 +88,9 @@ def test_the_loops_that_send_are_those_of_the_settings(database: Database) -> No
     ("ups", "words"),
     [
         ({"calling_aets": []}, "name who may query"),
-        ({"receivers": [PEER, PEER]}, "receivers names RIS twice"),
-        ({"managers": [PEER, PEER]}, "managers names RIS twice"),
+        ({"receivers": [PEER, PEER]}, "receivers and web_subscribers name RIS twice"),
+        ({"receivers": [PEER], "web_subscribers": ["RIS"]}, "name RIS twice"),
+        ({"managers": [PEER, PEER]}, "managers name RIS twice"),
         ({"receivers": [PEER | {"tls": True}]}, "set dicom.tls.trusted_cas"),
         ({"worklist_label": "a\\b"}, "worklist_label"),
     ],

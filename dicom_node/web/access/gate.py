@@ -146,6 +146,8 @@ def _principal(identity: Identity | None) -> Principal | None:
 
 def _is_activity(connection: HTTPConnection) -> bool:
     """Say whether a person did something: a page that reads by itself keeps nobody logged in."""
+    if connection.scope["type"] == "websocket":
+        return False
     return csrf.is_unsafe(connection) or connection.headers.get("sec-fetch-dest") != "empty"
 
 

@@ -22,7 +22,8 @@ _YEARS: Final = range(1900, 3000)
 _NO_CONTROL: Final = r"^[^\x00-\x1f\x7f]+$"
 
 Viewer = Annotated[Principal, Depends(Requires(Role.VIEWER, Scope.RESULTS))]
-Reader = Annotated[Principal, Depends(Requires(Role.VIEWER, Scope.WORKLIST))]
+READING: Final = Requires(Role.VIEWER, Scope.WORKLIST)
+Reader = Annotated[Principal, Depends(READING)]
 Auditor = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.AUDIT))]
 Sender = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.DELIVERIES))]
 Operator = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.SYSTEM))]

@@ -22,7 +22,7 @@ from dicom_node.web.dicomweb.errors import (
     DicomwebError,
     MediaTypeError,
 )
-from dicom_node.web.dicomweb.events import Events
+from dicom_node.web.dicomweb.events import STORE, Events
 from dicom_node.web.dicomweb.json_model import dataset_text
 from dicom_node.web.dicomweb.media_types import (
     DICOM,
@@ -41,14 +41,15 @@ from dicom_node.web.dicomweb.search import (
     read_search,
     with_address,
 )
-from dicom_node.web.dicomweb.store import Sending, Store, calling_aet
+from dicom_node.web.dicomweb.store import Sending, Store
 from dicom_node.web.dicomweb.store_response import module_of, status_of_all
 from dicom_node.web.dicomweb.targets import Targets
+from models.fields import ae_title_of
 from models.session import Database
 from models.settings import Settings
 
 ROOT: Final = "/dicom-web"
-_MORE: Final = "There are additional results that can be requested"
+MORE: Final = "There are additional results that can be requested"
 
 
 class Service:
@@ -82,7 +83,7 @@ class Service:
         matches = (
             with_address(match, f"{root}/{addressed(level, match).path}") for match in page.matches
         )
-        remarks = [*search.remarks, *([_MORE] if page.has_more else [])]
+        remarks = [*search.remarks, *([MORE] if page.has_more else [])]
         if not page.matches:
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=warned(remarks))
         body = ",\n".join(map(dataset_text, matches))
@@ -113,7 +114,7 @@ class Service:
             raise MediaTypeError(msg)
         form = json_form(ranges_of(request))
         peer = Peer(
-            calling_aet=calling_aet(self._settings, who.name),
+            calling_aet=self._settings.web.stow_calling_aet or ae_title_of(who.name, STORE),
             called_aet=self._settings.dicom.ae_title,
             address=address_of(request),
             actor=who.name,

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Final
 
-import pydicom.config
 from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
+from dicom_node import values
 from dicom_node.query.keys import Level
 from dicom_node.web.auth import Principal, Requires
 from dicom_node.web.dicomweb.answers import HANDLED, refused
@@ -33,13 +33,11 @@ _INSTANCE: Final = f"{_SERIES}/instances/{{instance}}"
 def install(app: FastAPI, settings: Settings, database: Database) -> None:
     """Add DICOMweb to an application, unless `web.dicomweb` is off.
 
-    pydicom's value checks are off from now on in this process, as in the listener's: they would
-    quote in a log what a peer sent.
+    pydicom's checks of values are off from now on in this process, as in the listener's.
     """
     if not settings.web.dicomweb:
         return
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+    values.take_as_they_are()
     for kind in HANDLED:
         app.add_exception_handler(kind, refused)
     app.include_router(router(Service(settings, database)))

@@ -90,12 +90,12 @@ def read_search(
     ignored += others
     for keyword, values in wanted.items():
         if keyword not in target:
-            keys.add(_element(keyword, _joined(keyword, values)))
-    remarks = [_not_matched(ignored)] if ignored else []
+            keys.add(element_of(keyword, joined(keyword, values)))
+    remarks = [not_matched(ignored)] if ignored else []
     if any(each.lower() == "true" for each in given[_FUZZY]):
         remarks.append("fuzzymatching is not supported: literal matching was done")
-    limit = _number(given[_LIMIT], _LIMIT, most, most)
-    offset = _number(given[_OFFSET], _OFFSET, 0, _MAX_OFFSET)
+    limit = number_of(given[_LIMIT], _LIMIT, most, most)
+    offset = number_of(given[_OFFSET], _OFFSET, 0, _MAX_OFFSET)
     query = read_query(keys, most, is_relational=True)
     return Search(query, limit, offset, tuple(remarks))
 
@@ -133,7 +133,7 @@ def _wanted(
     wanted: dict[str, list[str]] = {}
     others = []
     for name, value in parameters:
-        keyword = _keyword(name)
+        keyword = keyword_of(name)
         if keyword in supported:
             wanted.setdefault(keyword, []).append(value)
         else:
@@ -141,7 +141,7 @@ def _wanted(
     return wanted, others
 
 
-def _joined(keyword: str, values: Sequence[str]) -> str:
+def joined(keyword: str, values: Sequence[str]) -> str:
     """Return one value; only of UIDs there may be a list (PS3.18 8.3.4.1)."""
     if dictionary_VR(keyword) == "UI":
         return "\\".join(values).replace(",", "\\")
@@ -163,14 +163,14 @@ def _identifier(
     for name in (each for field in fields for each in field.split(",")):
         if name == "all":
             shown += sorted(supported)
-        elif (keyword := _keyword(name)) in supported:
+        elif (keyword := keyword_of(name)) in supported:
             shown.append(keyword)
         elif not keyword:
             ignored.append(name)  # no attribute; one that is not known here is left out
     for keyword in shown:
-        keys.add(_element(keyword, ""))
+        keys.add(element_of(keyword, ""))
     for keyword, uid in target.items():
-        keys.add(_element(keyword, uid))
+        keys.add(element_of(keyword, uid))
     return keys, ignored
 
 
@@ -183,7 +183,7 @@ def _returned(level: Level, target: Mapping[str, str]) -> Iterator[str]:
         yield from (name for name in names if name in supported)
 
 
-def _keyword(name: str) -> str:
+def keyword_of(name: str) -> str:
     """Return the keyword that a name or a tag means; empty when there is none."""
     if tag_for_keyword(name) is not None:
         return name
@@ -193,7 +193,7 @@ def _keyword(name: str) -> str:
         return ""
 
 
-def _element(keyword: str, value: str) -> DataElement:
+def element_of(keyword: str, value: str) -> DataElement:
     """Return a key of an identifier. Raises ParameterError when the value is none of its VR."""
     vr = dictionary_VR(keyword)
     text = _whole(keyword, value) if vr in {"US", "UL", "IS"} else value
@@ -209,7 +209,7 @@ def _whole(keyword: str, value: str) -> int | None:
     return int(value)
 
 
-def _number(given: Sequence[str], name: str, default: int, most: int) -> int:
+def number_of(given: Sequence[str], name: str, default: int, most: int) -> int:
     """Return a control parameter; more than `most` is `most`."""
     if not given:
         return default
@@ -220,7 +220,8 @@ def _number(given: Sequence[str], name: str, default: int, most: int) -> int:
     return min(most, int(text[:_TAG_DIGITS]))
 
 
-def _not_matched(names: Sequence[str]) -> str:
+def not_matched(names: Sequence[str]) -> str:
+    """Return the remark that these parameters were not used."""
     known = sorted({name for name in names if name.isalnum() and tag_for_keyword(name)})
     others = len(set(names)) - len(known)
     listed = ", ".join(known) or "none of them an attribute"

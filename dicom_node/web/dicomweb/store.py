@@ -29,6 +29,7 @@ from dicom_node.status import store_status
 from dicom_node.storing import Stored, Storing
 from dicom_node.types import Identity, Peer, StoreRequest
 from dicom_node.web.dicomweb.errors import BodyError, NoRoomError
+from dicom_node.web.dicomweb.events import STORE
 from dicom_node.web.dicomweb.media_types import DICOM, MediaType
 from dicom_node.web.dicomweb.multipart import Reader, Received
 from dicom_node.web.dicomweb.part10 import read_meta
@@ -183,7 +184,7 @@ class Store:
             peer=sending.peer.address,
             actor=sending.peer.actor,
             status=reason,
-            details={"service": "STOW-RS"},
+            details={"service": STORE},
         )
         return Failed(reason, request, is_last=isinstance(error, _TooLongError))
 
@@ -210,11 +211,3 @@ def _kept(request: StoreRequest, stored: Stored) -> Kept:
     )
     is_set_aside = stored.outcome is StoreOutcome.CONFLICT
     return Kept(request, identity.study_instance_uid, None if is_set_aside else target)
-
-
-def calling_aet(settings: Settings, account: str) -> str:
-    """Return the AE title under which rules see what an account sends (PS3.5 6.2)."""
-    if settings.web.stow_calling_aet is not None:
-        return settings.web.stow_calling_aet
-    readable = "".join(it for it in account if it.isascii() and it.isprintable() and it != "\\")
-    return readable.strip()[:16].strip() or "STOW-RS"

@@ -1,10 +1,11 @@
-"""What an AE does to workitems: by rows, one transaction each, in the terms of PS3.4 CC.2.
+"""What an AE or an account does to workitems: by rows, one transaction each (PS3.4 CC.2).
 
 The reading of the study moves with the workitem (`worklist.readings`): what is claimed here is
 claimed on the web, and the other way round. Each act returns its status; a refusal is an error.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
@@ -16,6 +17,7 @@ from dicom_node.errors import (
     AlreadyEndedError,
     AlreadyInProgressError,
     AttributeValueError,
+    FilteredSubscriptionError,
     NotInProgressError,
     NotSchedulableError,
     PerformerAwayError,
@@ -26,6 +28,7 @@ from dicom_node.errors import (
     WrongTransactionError,
 )
 from dicom_node.worklist import readings
+from dicom_node.worklist.readings import Reader
 from dicom_node.worklist.ups.names import FILTERED_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, SETTABLE
 from dicom_node.worklist.ups.statuses import (
     ALREADY_CANCELED,
@@ -81,7 +84,7 @@ def _locked(session: Session, workitem_uid: str) -> Workitem:
     return workitem
 
 
-def change_state(session: Session, workitem_uid: str, calling_aet: str, wanted: Dataset) -> int:
+def change_state(session: Session, workitem_uid: str, who: Reader, wanted: Dataset) -> int:
     """Claim, complete or give up a workitem under its Locking UID (Table CC.1.1-2).
 
     Raises a WorkitemError by that table.
@@ -99,53 +102,53 @@ def change_state(session: Session, workitem_uid: str, calling_aet: str, wanted: 
     ):
         msg = "the Transaction UID is missing or another one than that of the claim"
         raise WrongTransactionError(msg)
-    return _CHANGES[state](session, workitem, calling_aet, lock)
+    try:
+        return _CHANGES[state](session, workitem, who, lock)
+    except ReadingError as error:
+        raise AlreadyInProgressError(str(error)) from error
 
 
-def _claim(session: Session, workitem: Workitem, calling_aet: str, lock: str) -> int:
+def _claim(session: Session, workitem: Workitem, who: Reader, lock: str) -> int:
     if workitem.state in _ENDED:
         raise _ended(workitem)
     if workitem.state is WorkitemState.IN_PROGRESS:
         msg = "the workitem is in progress already"
         raise AlreadyInProgressError(msg)
-    try:
-        uid = workitem.study.study_instance_uid
-        readings.claim(session, uid, readings.Reader.of_ae(calling_aet), lock)
-    except ReadingError as error:
-        raise AlreadyInProgressError(str(error)) from error
+    readings.claim(session, workitem.study.study_instance_uid, who, lock)
     return SUCCESS
 
 
-def _complete(session: Session, workitem: Workitem, calling_aet: str, _lock: str) -> int:
+def _complete(session: Session, workitem: Workitem, who: Reader, _lock: str) -> int:
     if workitem.state is WorkitemState.COMPLETED:
         return ALREADY_COMPLETED
     _require_progress(workitem)
-    readings.read(
-        session, workitem.study.study_instance_uid, _holder(session, workitem, calling_aet)
-    )
+    readings.read(session, workitem.study.study_instance_uid, _holder(session, workitem, who))
     return SUCCESS
 
 
-def _give_up(session: Session, workitem: Workitem, calling_aet: str, _lock: str) -> int:
+def _give_up(session: Session, workitem: Workitem, who: Reader, _lock: str) -> int:
     if workitem.state is WorkitemState.CANCELED:
         return ALREADY_CANCELED
     _require_progress(workitem)
-    holder = _holder(session, workitem, calling_aet)
-    readings.release(session, workitem.study.study_instance_uid, holder)
+    readings.release(session, workitem.study.study_instance_uid, _holder(session, workitem, who))
     return SUCCESS
 
 
-_CHANGES: Final[dict[str, Callable[[Session, Workitem, str, str], int]]] = {
+_CHANGES: Final[dict[str, Callable[[Session, Workitem, Reader, str], int]]] = {
     WorkitemState.IN_PROGRESS.value: _claim,
     WorkitemState.COMPLETED.value: _complete,
     WorkitemState.CANCELED.value: _give_up,
 }
 
 
-def _holder(session: Session, workitem: Workitem, calling_aet: str) -> readings.Reader:
-    """Return who has claimed: the Locking UID proves it, the AE title does not (CC.1.1)."""
-    name = reading_of(session, workitem.study).claimed_by
-    return readings.Reader(name or f"AE:{calling_aet}", calling_aet=calling_aet)
+def _holder(session: Session, workitem: Workitem, who: Reader) -> Reader:
+    """Return an AE as who has claimed: the Locking UID proves it, the AE title does not (CC.1.1).
+
+    An account has proved who it is, and acts for itself alone.
+    """
+    if who.calling_aet is None:
+        return who
+    return replace(who, name=reading_of(session, workitem.study).claimed_by or who.name)
 
 
 def _require_progress(workitem: Workitem) -> None:
@@ -161,7 +164,7 @@ def _ended(workitem: Workitem) -> AlreadyEndedError:
     return AlreadyEndedError(msg)
 
 
-def request_cancel(session: Session, workitem_uid: str, calling_aet: str, why: Dataset) -> int:
+def request_cancel(session: Session, workitem_uid: str, who: Reader, why: Dataset) -> int:
     """Cancel a workitem that nobody has begun; ask the performer of one in progress.
 
     The study stays unread: what is canceled is the workitem of this report.
@@ -173,25 +176,23 @@ def request_cancel(session: Session, workitem_uid: str, calling_aet: str, why: D
     if workitem.state is WorkitemState.COMPLETED:
         msg = "the workitem is COMPLETED"
         raise AlreadyCompletedError(msg)
-    heard = tell(session, workitem, CANCEL_REQUESTED, _cancel_request(calling_aet, why))
+    heard = tell(session, workitem, CANCEL_REQUESTED, _cancel_request(who, why))
     was = workitem.state
     if was is WorkitemState.SCHEDULED:
         begin(session, workitem, None)
         reason = text_of(why, "ReasonForCancellation")[:_REASON_LENGTH] or None
-        values = {"canceled_by": calling_aet, "ended_at": utc_now(), "reason": reason}
+        values = {"canceled_by": who.ae_title, "ended_at": utc_now(), "reason": reason}
         move(session, workitem, WorkitemState.CANCELED, **values)
     elif not heard:
         msg = "the performer is not subscribed, so it cannot be asked"
         raise PerformerAwayError(msg)
-    _record(
-        session, workitem, calling_aet, "canceled" if was is WorkitemState.SCHEDULED else "asked"
-    )
+    _record(session, workitem, who, "canceled" if was is WorkitemState.SCHEDULED else "asked")
     return SUCCESS
 
 
-def _cancel_request(calling_aet: str, why: Dataset) -> dict[str, Any]:
+def _cancel_request(who: Reader, why: Dataset) -> dict[str, Any]:
     ds = Dataset()
-    ds.RequestingAE = calling_aet
+    ds.RequestingAE = who.ae_title
     for keyword in _OF_REQUEST:
         if keyword in why:
             setattr(ds, keyword, why[keyword].value)
@@ -224,7 +225,7 @@ def set_attributes(session: Session, workitem_uid: str, wanted: Dataset) -> int:
     return ATTRIBUTES_NOT_SUPPORTED if others else SUCCESS
 
 
-def subscribe(session: Session, ups: UpsSettings, uid: str, calling_aet: str, ds: Dataset) -> int:
+def subscribe(ups: UpsSettings, session: Session, uid: str, who: Reader, ds: Dataset) -> int:
     """Subscribe the Receiving AE to one workitem, or to all of them (Table CC.2.3-2)."""
     receiver = _receiver(ups, ds)
     lock = text_of(ds, "DeletionLock").upper()
@@ -233,7 +234,7 @@ def subscribe(session: Session, ups: UpsSettings, uid: str, calling_aet: str, ds
         raise AttributeValueError(msg)
     if uid == GLOBAL_SUBSCRIPTION:
         subscribe_to_all(session, receiver, is_locked=lock == "TRUE")
-        _record_subscription(session, calling_aet, receiver, "all")
+        record_subscription(session, who, receiver, "all")
         return SUCCESS
     workitem = _locked(session, _single(uid))
     known = session.get(WorkitemSubscription, (receiver, workitem.id))
@@ -242,11 +243,11 @@ def subscribe(session: Session, ups: UpsSettings, uid: str, calling_aet: str, ds
         session.add(known)
     known.is_locked = lock == "TRUE"
     report_to(session, receiver, workitem)
-    _record_subscription(session, calling_aet, receiver, "one")
+    record_subscription(session, who, receiver, "one")
     return SUCCESS
 
 
-def unsubscribe(session: Session, ups: UpsSettings, uid: str, calling_aet: str, ds: Dataset) -> int:
+def unsubscribe(ups: UpsSettings, session: Session, uid: str, who: Reader, ds: Dataset) -> int:
     """End the subscription of the Receiving AE to one workitem, or every one that it has."""
     receiver = _receiver(ups, ds)
     gone = delete(WorkitemSubscription).where(WorkitemSubscription.ae_title == receiver)
@@ -257,11 +258,11 @@ def unsubscribe(session: Session, ups: UpsSettings, uid: str, calling_aet: str, 
         gone = gone.where(WorkitemSubscription.workitem_id == workitem.id)
     session.execute(gone)
     outcome = "none" if uid == GLOBAL_SUBSCRIPTION else "one_less"
-    _record_subscription(session, calling_aet, receiver, outcome)
+    record_subscription(session, who, receiver, outcome)
     return SUCCESS
 
 
-def suspend(session: Session, ups: UpsSettings, uid: str, calling_aet: str, ds: Dataset) -> int:
+def suspend(ups: UpsSettings, session: Session, uid: str, who: Reader, ds: Dataset) -> int:
     """Let the Receiving AE hear of no new workitem; of those that it knows it still hears.
 
     Raises WrongActionError for one workitem.
@@ -272,7 +273,7 @@ def suspend(session: Session, ups: UpsSettings, uid: str, calling_aet: str, ds: 
         msg = "only the global subscription can be suspended"
         raise WrongActionError(msg)
     _suspend(session, receiver)
-    _record_subscription(session, calling_aet, receiver, "suspended")
+    record_subscription(session, who, receiver, "suspended")
     return SUCCESS
 
 
@@ -285,17 +286,17 @@ def _suspend(session: Session, receiver: str) -> None:
 
 
 def _single(uid: str) -> str:
-    """Return the UID of one workitem. Raises UnknownWorkitemError for a filtered subscription."""
+    """Return the UID of one workitem. Raises FilteredSubscriptionError."""
     if uid == FILTERED_SUBSCRIPTION:
         msg = "filtered global subscription is not supported"
-        raise UnknownWorkitemError(msg)
+        raise FilteredSubscriptionError(msg)
     return uid
 
 
 def _receiver(ups: UpsSettings, ds: Dataset) -> str:
     title = text_of(ds, "ReceivingAE")
-    if not any(each.ae_title == title for each in ups.receivers):
-        msg = "the Receiving AE is not in worklist.ups.receivers"
+    if title not in ups.subscribers:
+        msg = "the Receiving AE is not in worklist.ups.receivers or worklist.ups.web_subscribers"
         raise UnknownReceiverError(msg)
     return title
 
@@ -329,23 +330,24 @@ def json_of(ds: Dataset) -> dict[str, Any]:
     return model
 
 
-def _record(session: Session, workitem: Workitem, calling_aet: str, outcome: str) -> None:
+def _record(session: Session, workitem: Workitem, who: Reader, outcome: str) -> None:
     record(
         session,
         AuditAction.WORKITEM_CANCEL_REQUESTED,
         outcome,
-        calling_aet=calling_aet,
+        **who.of_event,
         study_instance_uid=workitem.study.study_instance_uid,
         details={"workitem": workitem.workitem_uid},
         patient={"patient_id": workitem.study.patient_id},
     )
 
 
-def _record_subscription(session: Session, calling_aet: str, receiver: str, outcome: str) -> None:
+def record_subscription(session: Session, who: Reader, receiver: str, outcome: str) -> None:
+    """Write what became of the subscriptions of an AE."""
     record(
         session,
         AuditAction.WORKITEM_SUBSCRIPTION,
         outcome,
-        calling_aet=calling_aet,
+        **who.of_event,
         details={"receiver": receiver},
     )

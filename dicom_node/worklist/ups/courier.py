@@ -1,40 +1,31 @@
-"""What others are to hear goes out: events to one receiver, or new workitems to one manager.
-
-In the order in which it happened: what could not be sent holds back what came after it, until it
-was tried so often that it is given up.
-"""
+"""What others are to hear goes out by DIMSE: events, or new workitems to a manager."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Final
 
 from pydicom.dataset import Dataset
 from pynetdicom import build_role
 from pynetdicom.association import Association
-from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.backoff import backoff, has_come, longest_pause
 from dicom_node.errors import WorkitemPeerError
 from dicom_node.senders.base import Receiver
 from dicom_node.senders.cstore import CStoreSender, why_not
 from dicom_node.worklist.ups.described import Describer
 from dicom_node.worklist.ups.names import EVENT, PUSH, SYNTAXES
+from dicom_node.worklist.ups.outbox import Outbox
 from models.audit import AuditAction, record
-from models.base import advance, utc_now
 from models.sections import RemoteAESettings
 from models.session import Database
 from models.settings import Settings
-from models.states import EventReportState, WorkitemState
-from models.workitem import CREATE, WorkitemMessage
+from models.states import WorkitemState
+from models.workitem import WorkitemMessage
 
 log = logging.getLogger(__name__)
 
-_BATCH: Final = 50
-_ERROR_LENGTH: Final = 400
 # Created; created with modifications; attribute warnings; it is there already (PS3.4 CC.2.5.4).
 _CREATED: Final = frozenset({0x0000, 0x0001, 0x0107, 0x0111, 0x0116, 0xB300})
 _TRY_AGAIN: Final = frozenset({0x0110, 0x0213})  # processing failure, resource limitation
@@ -51,9 +42,15 @@ class Courier:
         self, settings: Settings, database: Database, peer: RemoteAESettings, *, is_manager: bool
     ) -> None:
         self._settings = settings
-        self._delivery = settings.delivery
         self._database = database
         self._is_manager = is_manager
+        self._outbox = Outbox(
+            settings.delivery,
+            database,
+            peer.ae_title,
+            is_manager=is_manager,
+            on_outcome=self._audit if is_manager else None,
+        )
         self._sender = replace(
             CStoreSender.of(settings), tls_receivers=frozenset({peer.ae_title} if peer.tls else ())
         )
@@ -61,7 +58,7 @@ class Courier:
 
     def step(self) -> bool:
         """Send what is due; return whether anything was."""
-        messages = self._due()
+        messages = self._outbox.due()
         if not messages:
             return False
         try:
@@ -70,58 +67,14 @@ class Courier:
                     if not self._send(assoc, message_id):
                         break
         except WorkitemPeerError as error:
-            if self._claim(messages[0]):
-                self._record(messages[0], str(error), is_final=False)
+            if self._outbox.claim(messages[0]):
+                self._outbox.record(messages[0], str(error), is_final=False)
             log.warning("UPS messages to %s: %s", self._peer.ae_title, error)
         return True
 
-    def _due(self) -> list[int]:
-        """Return the oldest messages that are not ended, none before the first one's time."""
-        is_create = WorkitemMessage.event_type == CREATE
-        query = (
-            select(WorkitemMessage)
-            .where(
-                WorkitemMessage.receiver == self._peer.ae_title,
-                WorkitemMessage.state == EventReportState.DUE,
-                is_create if self._is_manager else ~is_create,
-            )
-            .order_by(WorkitemMessage.id)
-            .limit(_BATCH)
-        )
-        with self._database.read() as session:
-            rows = session.scalars(query).all()
-        longest = longest_pause(self._delivery) + self._lease_seconds
-        if not rows or not has_come(rows[0].next_attempt_at, longest):
-            return []
-        return [row.id for row in rows]
-
-    @property
-    def _lease_seconds(self) -> float:
-        return self._delivery.lease_seconds + self._delivery.timeout_seconds
-
-    def _claim(self, message_id: int) -> WorkitemMessage | None:
-        """Count an attempt; None where another process has the message."""
-        with self._database.write() as session:
-            message = session.get_one(WorkitemMessage, message_id)
-            lease = timedelta(seconds=self._lease_seconds)
-            claimed = session.execute(
-                update(WorkitemMessage)
-                .where(
-                    WorkitemMessage.id == message_id,
-                    WorkitemMessage.state == EventReportState.DUE,
-                    WorkitemMessage.attempts == message.attempts,
-                    WorkitemMessage.next_attempt_at == message.next_attempt_at,
-                )
-                .values(attempts=message.attempts + 1, next_attempt_at=utc_now() + lease)
-                .returning(WorkitemMessage.id)
-                .execution_options(synchronize_session=False)
-            ).scalar()
-            session.refresh(message)
-            return message if claimed is not None else None
-
     def _send(self, assoc: Association, message_id: int) -> bool:
         """Send one message; say whether the next one may follow."""
-        message = self._claim(message_id)
+        message = self._outbox.claim(message_id)
         if message is None:
             return False
         problem, is_final = None, True
@@ -130,7 +83,7 @@ class Courier:
             is_final = problem is None
         except _Refused as error:
             problem = str(error)
-        self._record(message_id, problem, is_final=is_final)
+        self._outbox.record(message_id, problem, is_final=is_final)
         return is_final
 
     def _offer(self, assoc: Association, message: WorkitemMessage) -> str | None:
@@ -170,30 +123,12 @@ class Courier:
             ds.TransactionUID = None
             return workitem.workitem_uid, ds
 
-    def _record(self, message_id: int, problem: str | None, *, is_final: bool) -> None:
-        with self._database.write() as session:
-            message = session.get_one(WorkitemMessage, message_id, with_for_update=True)
-            if message.state is not EventReportState.DUE:
-                return  # another process was as far
-            error = problem[:_ERROR_LENGTH] if problem else None
-            if problem is None:
-                advance(session, message, EventReportState.ACCEPTED, ended_at=utc_now(), error=None)
-            elif is_final or message.attempts >= self._delivery.max_attempts:
-                advance(session, message, EventReportState.DEAD, ended_at=utc_now(), error=error)
-            else:
-                pause = timedelta(seconds=backoff(self._delivery, message.attempts))
-                message.next_attempt_at, message.error = utc_now() + pause, error
-            if self._is_manager:
-                self._audit(session, message, "failed" if problem else "created")
-        if problem:
-            log.warning("UPS message %d: %s", message_id, problem)
-
-    def _audit(self, session: Session, message: WorkitemMessage, outcome: str) -> None:
+    def _audit(self, session: Session, message: WorkitemMessage, problem: str | None) -> None:
         study = message.workitem.study
         record(
             session,
             AuditAction.WORKITEM_PUSHED,
-            outcome,
+            "failed" if problem else "created",
             called_aet=self._peer.ae_title,
             peer=f"{self._peer.host}:{self._peer.port}",
             study_instance_uid=study.study_instance_uid,

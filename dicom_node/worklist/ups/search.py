@@ -97,14 +97,17 @@ class Request:
 
 
 def find(
-    session: Session, settings: Settings, request: Request, is_cancelled: Callable[[], bool]
+    session: Session,
+    settings: Settings,
+    request: Request,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Dataset]:
     """Yield the response of each workitem that matches, the most urgent first.
 
-    Raises TooManyMatchesError, QueryCancelledError.
+    Raises TooManyMatchesError where files must be opened, QueryCancelledError.
     """
     describer = Describer(settings, session)
-    found = opened = 0
+    opened = 0
     for workitem in _candidates(session, settings, request):
         if is_cancelled():
             raise QueryCancelledError
@@ -118,11 +121,16 @@ def find(
             names = request.of_files()
             if not request.holds(describer.describe(workitem, names), names):
                 continue
-        found += 1
-        if found > settings.worklist.ups.max_results:
-            msg = f"more than {settings.worklist.ups.max_results} matches: narrow the query"
-            raise TooManyMatchesError(msg)
         yield _response(describer, workitem, request)
+
+
+def at_most(most: int, matches: Iterator[Dataset]) -> Iterator[Dataset]:
+    """Yield so many matches. Raises TooManyMatchesError when there are more."""
+    for number, match in enumerate(matches):
+        if number == most:
+            msg = f"more than {most} matches: narrow the query"
+            raise TooManyMatchesError(msg)
+        yield match
 
 
 def _response(describer: Describer, workitem: Workitem, request: Request) -> Dataset:

@@ -6,6 +6,7 @@ could not tell by it which service is asked; the presentation context tells (`di
 
 import logging
 from collections.abc import Callable, Collection
+from functools import partial
 from io import BytesIO
 from typing import Any, Final, cast
 
@@ -31,6 +32,7 @@ from dicom_node.peer import audit, peer_of
 from dicom_node.query.exchange import Exchange
 from dicom_node.query.keys import tag_of
 from dicom_node.services import Serve
+from dicom_node.worklist.readings import Reader
 from dicom_node.worklist.ups import acts
 from dicom_node.worklist.ups.described import KEYWORDS, Describer
 from dicom_node.worklist.ups.names import (
@@ -46,7 +48,7 @@ from dicom_node.worklist.ups.names import (
     UNSUBSCRIBE,
     WATCH,
 )
-from dicom_node.worklist.ups.search import Request, find
+from dicom_node.worklist.ups.search import Request, at_most, find
 from dicom_node.worklist.ups.statuses import (
     ATTRIBUTES_NOT_SUPPORTED,
     PENDING,
@@ -61,6 +63,7 @@ from models.settings import Settings
 log = logging.getLogger(__name__)
 
 Message = C_FIND | N_ACTION | N_GET | N_SET
+Act = Callable[[Session, str, Reader, Dataset], int]
 # What each SOP Class offers (PS3.4 Tables CC.2-2, CC.2-3 and CC.2-5).
 OPERATIONS: Final[dict[str, tuple[type[Message], ...]]] = {
     PULL: (C_FIND, N_GET, N_SET, N_ACTION),
@@ -143,7 +146,8 @@ class UpsService:
         pending = PENDING_WITH_WARNING if request.unsupported else PENDING
         number = 0
         with self._database.read() as session:
-            for match in find(session, self._settings, request, lambda: exchange.is_over):
+            found = find(session, self._settings, request, lambda: exchange.is_over)
+            for match in at_most(self._ups.max_results, found):
                 exchange.match(pending, match)
                 number += 1
         self._audit_query(exchange.assoc, "success", SUCCESS, number)
@@ -166,9 +170,9 @@ class UpsService:
         self, assoc: Association, request: N_ACTION | N_GET | N_SET, context: PresentationContext
     ) -> tuple[int, Dataset | None]:
         uid = str(request.RequestedSOPInstanceUID or "")
-        calling = peer_of(assoc).calling_aet
+        who = Reader.of_ae(peer_of(assoc).calling_aet)
         if isinstance(request, N_GET):
-            return self._get(uid, calling, request)
+            return self._get(uid, who, request)
         raw = (
             request.ActionInformation if isinstance(request, N_ACTION) else request.ModificationList
         )
@@ -177,19 +181,17 @@ class UpsService:
             if isinstance(request, N_SET):
                 return acts.set_attributes(session, uid, ds), None
             action = self._action(request, context)
-            return action(session, uid, calling, ds), None
+            return action(session, uid, who, ds), None
 
-    def _action(
-        self, request: N_ACTION, context: PresentationContext
-    ) -> Callable[[Session, str, str, Dataset], int]:
+    def _action(self, request: N_ACTION, context: PresentationContext) -> Act:
         """Return what an N-ACTION does. Raises NoSuchActionError."""
         ups = self._ups
-        actions: dict[int, Callable[[Session, str, str, Dataset], int]] = {
+        actions: dict[int, Act] = {
             CHANGE_STATE: acts.change_state,
             REQUEST_CANCEL: acts.request_cancel,
-            SUBSCRIBE: lambda session, *of: acts.subscribe(session, ups, *of),
-            UNSUBSCRIBE: lambda session, *of: acts.unsubscribe(session, ups, *of),
-            SUSPEND: lambda session, *of: acts.suspend(session, ups, *of),
+            SUBSCRIBE: partial(acts.subscribe, ups),
+            UNSUBSCRIBE: partial(acts.unsubscribe, ups),
+            SUSPEND: partial(acts.suspend, ups),
         }
         number = request.ActionTypeID
         if context.abstract_syntax is None or number not in ACTIONS[context.abstract_syntax]:
@@ -197,7 +199,7 @@ class UpsService:
             raise NoSuchActionError(msg)
         return actions[number]
 
-    def _get(self, uid: str, calling: str, request: N_GET) -> tuple[int, Dataset]:
+    def _get(self, uid: str, who: Reader, request: N_GET) -> tuple[int, Dataset]:
         """Return the attributes that are asked for, or all; the audit knows who asks."""
         wanted, unsupported = _wanted(request.AttributeIdentifierList)
         with self._database.write() as session:
@@ -206,7 +208,7 @@ class UpsService:
                 session,
                 AuditAction.PATIENT_DATA_READ,
                 "workitem",
-                calling_aet=calling,
+                **who.of_event,
                 study_instance_uid=workitem.study.study_instance_uid,
                 details={"workitem": uid},
                 patient={"patient_id": workitem.study.patient_id},
