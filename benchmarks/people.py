@@ -218,6 +218,8 @@ def _of(
                 drawn = {name: values[name](chance) for name in wanted}
                 if "since" in drawn and "until" in drawn:
                     drawn["until"] = drawn["since"] + timedelta(days=7)
+                if "reader" in drawn:  # of unread studies there is none
+                    drawn["reading_state"] = ReadingState.READ
                 return ask(replace(nothing, **drawn))
 
             yield Case(listing, " + ".join(wanted) or "(no filter)", make)

@@ -17,6 +17,7 @@ from rows import (
     open_database,
 )
 from sqlalchemy import text, update
+from steps import add_workitem
 
 from dicom_node.documents import Documents
 from dicom_node.web.app import create_app
@@ -29,6 +30,7 @@ from models.running import register
 from models.session import Database
 from models.settings import Settings, load_settings
 from models.states import InstanceState, JobState
+from models.workitem import WorkitemWatcher
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -85,6 +87,7 @@ def test_the_page_counts_what_the_rows_say(settings: Settings, database: Databas
     assert found["jobs", ("analyse", "pending")] == 1
     assert found["deliveries", ("PACS", "due")] == 1
     assert found["studies", ("open",)] == 1
+    assert not any(name == "workitem_messages" for name, _ in found)
     assert found["database_up", ()] == found["schema_ok", ()] == 1
     for name in ("oldest_pending_job_seconds", "oldest_published_job_seconds"):
         assert found[name, ()] == pytest.approx(3600, abs=60)
@@ -97,6 +100,20 @@ def test_the_page_counts_what_the_rows_say(settings: Settings, database: Databas
     assert found["missing_files", ()] == 2
     for word in ("P1", "1.2.840.1"):  # the PatientID and the study of these rows
         assert word not in answer.text.replace("version=0.0.4", "")
+
+
+def test_messages_of_a_receiver_are_counted_in_every_state(
+    settings: Settings, database: Database
+) -> None:
+    """From the first message on: an alarm is about a change, and a new series is none."""
+    with database.write() as session:
+        session.add(WorkitemWatcher(ae_title="RIS", is_manager=False))
+    add_workitem(database)
+    found = _scrape(settings, database)
+    counted = {
+        key[1]: number for (name, key), number in found.items() if name == "workitem_messages"
+    }
+    assert counted == {"due": 1, "accepted": 0, "dead": 0}
 
 
 def test_every_metric_that_is_listed_is_there(

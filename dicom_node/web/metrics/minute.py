@@ -20,7 +20,15 @@ from models.imaging import Instance, Study
 from models.job import Job
 from models.messages import QUEUES
 from models.session import Database
-from models.states import DeliveryState, InstanceState, JobKind, JobState, StudyState
+from models.states import (
+    DeliveryState,
+    EventReportState,
+    InstanceState,
+    JobKind,
+    JobState,
+    StudyState,
+)
+from models.workitem import WorkitemMessage
 
 _SPOOL_LINE: Final = "spool files"
 # Table: the columns that are counted, and the labels that they become.
@@ -29,6 +37,10 @@ _COUNTED: Final[dict[str, tuple[tuple[InstrumentedAttribute[Any], ...], Key]]] =
     "jobs": ((Job.kind, Job.state), ("kind", "state")),
     "deliveries": ((Destination.name, Delivery.state), ("destination", "state")),
     "studies": ((Study.state,), ("state",)),
+    "workitem_messages": (
+        (WorkitemMessage.receiver, WorkitemMessage.state),
+        ("receiver", "state"),
+    ),
 }
 
 
@@ -70,6 +82,9 @@ def _every_key(session: Session, name: str) -> list[Key]:
     if name == "deliveries":
         receivers = session.scalars(select(Destination.name)).all()
         return [(receiver, state.value) for receiver in receivers for state in DeliveryState]
+    if name == "workitem_messages":
+        receivers = session.scalars(select(WorkitemMessage.receiver).distinct()).all()
+        return [(receiver, state.value) for receiver in receivers for state in EventReportState]
     return [(state.value,) for state in (InstanceState if name == "instances" else StudyState)]
 
 

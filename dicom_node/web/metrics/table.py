@@ -52,6 +52,7 @@ HELP: Final = {
     "jobs": "Jobs by kind and state",
     "deliveries": "Deliveries by destination and state",
     "studies": "Studies by state",
+    "workitem_messages": "Messages about workitems (UPS) by receiver and state",
     "database_bytes": "Size of the database",
     "broker_up": "1 when the broker answers",
     "broker_messages": "Messages that wait in the broker, by queue",
