@@ -61,6 +61,7 @@ class AuditAction(StrEnum):
     FEEDBACK_EXPORTED = "feedback_exported"  # with the images that it is about
     WORKITEM_CANCEL_REQUESTED = "workitem_cancel_requested"  # canceled, or its performer asked
     WORKITEM_SUBSCRIPTION = "workitem_subscription"  # to one or all; the outcome says which
+    WORKITEM_UPDATED = "workitem_updated"  # its performer says how far it is, or what it did
     WORKITEM_PUSHED = "workitem_pushed"  # to a manager, by N-CREATE
     PATIENT_DATA_READ = "patient_data_read"  # by a user; the outcome says what was read
     LOGIN = "login"  # the outcome says how

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Index,
     String,
     UniqueConstraint,
+    func,
     insert,
     literal,
     select,
@@ -39,6 +40,7 @@ from models.states import TRANSITIONS, EventReportState, ReadingState, WorkitemS
 
 CREATE: Final = 0  # of a message: N-CREATE; the others are Event Type IDs (PS3.4 Table CC.2.4-1)
 STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT = 1, 2, 3
+_TURNS: Final = 4_242_042_043  # of the advisory lock in PostgreSQL
 _LIVE: Final = "state IN ('SCHEDULED', 'IN PROGRESS')"
 
 
@@ -237,6 +239,7 @@ def state_report(workitem: Workitem) -> dict[str, Any]:
 
 def tell(session: Session, workitem: Workitem, event_type: int, information: dict[str, Any]) -> int:
     """Have an event reported to every subscriber of the workitem; return how many there are."""
+    _take_turns(session, alone=False)
     receivers = session.scalars(
         select(WorkitemSubscription.ae_title)
         .where(WorkitemSubscription.workitem_id == workitem.id)
@@ -254,8 +257,20 @@ def tell(session: Session, workitem: Workitem, event_type: int, information: dic
     return len(receivers)
 
 
+def _take_turns(session: Session, *, alone: bool) -> None:
+    """Keep who subscribes to all and who reports something apart, to the end of the transaction.
+
+    Else neither would see the other one, and the event or the workitem would be told to nobody.
+    SQLite has one writer in any case.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        lock = func.pg_advisory_xact_lock if alone else func.pg_advisory_xact_lock_shared
+        session.execute(select(lock(_TURNS)))
+
+
 def _announce(session: Session, workitem: Workitem) -> None:
     """Subscribe and tell the AEs with a global subscription; have managers get it."""
+    _take_turns(session, alone=False)
     for watcher in session.scalars(select(WorkitemWatcher).order_by(WorkitemWatcher.id)):
         if not watcher.is_manager:
             session.add(
@@ -280,6 +295,7 @@ def subscribe_to_all(session: Session, ae_title: str, *, is_locked: bool) -> Non
 
     With a lock it is told the state of each at once (PS3.4 Table CC.2.3-2).
     """
+    _take_turns(session, alone=True)
     watcher = session.scalar(
         select(WorkitemWatcher).where(
             WorkitemWatcher.ae_title == ae_title, WorkitemWatcher.is_manager.is_(False)

@@ -21,6 +21,7 @@ from models.result import Artifact
 from models.states import ArtifactKind, ReadingState
 from models.workitem import follow
 
+AE_PREFIX = "AE:"  # of the name of a reader that is an AE
 _CHANGED = "somebody else changed the reading of this study at the same moment: look again"
 
 
@@ -35,7 +36,7 @@ class Reader:
     @classmethod
     def of_ae(cls, calling_aet: str) -> "Reader":
         """Return an AE as a reader; no account has its name."""
-        return cls(f"AE:{calling_aet}", calling_aet=calling_aet)
+        return cls(f"{AE_PREFIX}{calling_aet}", calling_aet=calling_aet)
 
     @property
     def ae_title(self) -> str:

@@ -276,6 +276,15 @@ def test_what_was_given_up_is_listed_and_told_again(listen: Listen, ris: Listeni
     assert node.messages() == [EventReportState.ACCEPTED]
     assert run("--state", "dead", "--json") == ""
     assert outcomes(node.database, AuditAction.DELIVERIES_DUE_AGAIN) == ["due"]
+    ris.status = 0x0113
+    assert node.ws.change(step, "IN PROGRESS") == 0x0000
+    node.tell()
+    ris.status = 0x0000
+    assert node.ws.change(step, "COMPLETED") == 0x0000
+    node.tell()
+    assert (
+        run("--retry") == "0 due again\n"
+    )  # the receiver would take the old state for the new one
 
 
 def test_a_manager_gets_every_new_workitem(listen: Listen, ris: Listening) -> None:

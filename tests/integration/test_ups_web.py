@@ -10,15 +10,20 @@ from typing import Any
 import httpx
 import pytest
 from pydicom.dataset import Dataset
+from pynetdicom.dsutils import encode
 from readings import study_row
 from rows import outcomes
 from sqlalchemy import select
 from steps import add_workitem, workitem_uid, workitems
 from ups_web import JSON, Node, Station, progress, ups_node
 
+from dicom_node.errors import AlreadyInProgressError
+from dicom_node.worklist.readings import Reader
+from dicom_node.worklist.ups import acts
 from dicom_node.worklist.ups.names import GLOBAL_SUBSCRIPTION
 from models.audit import AuditAction, AuditEvent
 from models.states import ReadingState, WorkitemState
+from models.workitem import WorkitemMessage
 
 ALL = str(GLOBAL_SUBSCRIPTION)
 on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -94,8 +99,15 @@ def test_searches(node: Node) -> None:
         {"PatientID": ["P1", "P2"]},
         {"ScheduledProcedureStepStartDateTime": "yesterday"},
         {"PatientID": "x" * 300},
+        {"ProcedureStepProgressInformationSequence.ProcedureStepProgress": "abc"},
     )
-    assert [station.ask("GET", "/workitems", **each).status_code for each in wrong] == [400] * 4
+    assert [station.ask("GET", "/workitems", **each).status_code for each in wrong] == [400] * 5
+    assert station.ask("GET", "/workitems", limit=0).status_code == 204
+    with node.database.read() as session:
+        query = select(AuditEvent).where(AuditEvent.action == AuditAction.QUERY)
+        counted = [each.details["matches"] for each in session.scalars(query)]
+        assert max(counted) == 3
+        assert counted[-1] == 0
     picture = httpx.get(
         f"{node.url}/ups-rs/workitems", headers=station.headers | {"Accept": "image/png"}
     )
@@ -181,3 +193,52 @@ def test_a_cancel_request_ends_what_nobody_has_begun(node: Node) -> None:
     assert station.change(taken, "IN PROGRESS").status_code == 200
     assert station.ask("POST", f"/workitems/{taken}/cancelrequest").status_code == 409
     assert outcomes(node.database, AuditAction.WORKITEM_CANCEL_REQUESTED) == ["canceled"]
+
+
+@on_one_database
+def test_values_that_dicom_cannot_have_are_kept_nowhere(node: Node) -> None:
+    """Stored, they would break every search, and hold up what a receiver by DIMSE is told."""
+    station = node.station()
+    step = workitem_uid(node.database, add_workitem(node.database))
+    claimed = workitem_uid(node.database, add_workitem(node.database))
+    assert station.change(claimed, "IN PROGRESS").status_code == 200
+    made = station.ask("POST", f"/workitems/{ALL}/subscribers/VIEWER1")
+    assert made.status_code == 201
+
+    def send(path: str, body: str) -> int:
+        headers = station.headers | {"Content-Type": JSON}
+        address = f"{node.url}/ups-rs/workitems/{path}?transaction-uid={station.lock}"
+        return httpx.post(address, content=body, headers=headers, timeout=20).status_code
+
+    for value in ('"LO", "Value": ["x"]', '"US", "Value": [7]'):
+        for tag in ("00741002", "00741216"):
+            assert send(claimed, f'{{"{tag}": {{"vr": {value}}}}}') == 400
+    for item in ('"LO", "Value": [7]', '"US", "Value": [70000]', '"FD", "Value": [NaN]'):
+        body = f'{{"00741002": {{"vr": "SQ", "Value": [{{"00741004": {{"vr": {item}}}}}]}}}}'
+        assert send(claimed, body) == 400
+    for why in ('"0074100C": {"vr": "LO", "Value": [7]}', '"00741007": {"vr": "LO"}'):
+        assert send(f"{step}/cancelrequest", f"{{{why}}}") in {202, 400}
+    assert len(station.found()) == 2
+    with node.database.read() as session:
+        for message in session.scalars(select(WorkitemMessage)):
+            ds = Dataset.from_json(message.information or {})
+            assert encode(ds, is_implicit_vr=False, is_little_endian=True) is not None
+
+
+@on_one_database
+def test_a_locking_uid_that_leaked_is_of_no_use(node: Node) -> None:
+    anna, bert = node.station("anna"), node.station("bert")
+    uid = add_workitem(node.database)
+    step = workitem_uid(node.database, uid)
+    assert anna.change(step, "IN PROGRESS").status_code == 200
+    assert bert.update(step, progress("50"), anna.lock).status_code == 409
+    wanted = Dataset()
+    wanted.ProcedureStepState, wanted.TransactionUID = "COMPLETED", anna.lock
+    with pytest.raises(AlreadyInProgressError), node.database.write() as session:
+        acts.change_state(session, step, Reader.of_ae("WS1"), wanted)
+    assert study_row(node.database, uid).reading_state is ReadingState.CLAIMED
+    assert anna.update(step, progress("50")).status_code == 200
+    with node.database.read() as session:
+        query = select(AuditEvent).where(AuditEvent.action == AuditAction.WORKITEM_UPDATED)
+        (event,) = session.scalars(query).all()
+        assert (event.actor, event.outcome, event.study_instance_uid) == ("anna", "progress", uid)

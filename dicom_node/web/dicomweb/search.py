@@ -197,7 +197,11 @@ def element_of(keyword: str, value: str) -> DataElement:
     """Return a key of an identifier. Raises ParameterError when the value is none of its VR."""
     vr = dictionary_VR(keyword)
     text = _whole(keyword, value) if vr in {"US", "UL", "IS"} else value
-    return DataElement(tag_of(keyword), vr, text, validation_mode=pydicom.config.IGNORE)
+    try:
+        return DataElement(tag_of(keyword), vr, text, validation_mode=pydicom.config.IGNORE)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        msg = f"{keyword} has a value that its VR does not allow"
+        raise ParameterError(msg) from error
 
 
 def _whole(keyword: str, value: str) -> int | None:

@@ -78,31 +78,37 @@ class Channels:
                     return
                 allowed_at = time.monotonic()
             try:
-                await self._send_due(socket, outbox)
+                if not await self._send_due(socket, outbox, ae_title):
+                    return
             except SQLAlchemyError as error:
                 log.warning("a channel without the database: %s", type(error).__name__)
             await anyio.sleep(_LOOK_SECONDS)
         await _close(socket, _REPLACED, "another channel of this AE title was opened")
 
-    async def _send_due(self, socket: WebSocket, outbox: Outbox) -> None:
+    async def _send_due(self, socket: WebSocket, outbox: Outbox, ae_title: str) -> bool:
+        """Send what is due; say whether the connection is still there."""
         for message_id in await to_thread.run_sync(outbox.due):
+            if self._open.get(ae_title) is not socket:
+                break
             # What is begun is brought to its end: a lease that is left behind holds up all events.
             with anyio.CancelScope(shield=True):
-                if not await self._send(socket, outbox, message_id):
-                    return
+                told = await to_thread.run_sync(self._claimed, outbox, message_id)
+                if told is None:
+                    break
+                problem = await self._send(socket, told)
+                await to_thread.run_sync(outbox.record, message_id, problem)
+            if problem is not None:
+                return False
+        return True
 
-    async def _send(self, socket: WebSocket, outbox: Outbox, message_id: int) -> bool:
-        """Send one message; say whether the next one may follow."""
-        told = await to_thread.run_sync(self._claimed, outbox, message_id)
-        if told is None:
-            return False
-        problem: str | None = None
+    async def _send(self, socket: WebSocket, told: str) -> str | None:
+        """Send one message; return why it could not be sent in time."""
         try:
-            await socket.send_text(told)
-        except (WebSocketDisconnect, RuntimeError):  # the other task sees it, too
-            problem = "the channel ended"
-        await to_thread.run_sync(outbox.record, message_id, problem)
-        return problem is None
+            with anyio.fail_after(self._delivery.timeout_seconds):
+                await socket.send_text(told)
+        except (WebSocketDisconnect, RuntimeError, TimeoutError):
+            return "the channel ended"
+        return None
 
     def _claimed(self, outbox: Outbox, message_id: int) -> str | None:
         """Return a message as it is sent; None where another process has it."""

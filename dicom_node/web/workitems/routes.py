@@ -66,10 +66,8 @@ def _add_workitems(routes: APIRouter, service: Service) -> None:
         return service.retrieve(request, who, uid)
 
     @routes.post(_WORKITEM)
-    def update(
-        request: Request, _who: Reader, uid: _Uid, ds: _Body, lock: _Lock = None
-    ) -> Response:
-        return service.update(request, uid, lock, ds)
+    def update(request: Request, who: Reader, uid: _Uid, ds: _Body, lock: _Lock = None) -> Response:
+        return service.update(request, who, uid, lock, ds)
 
     @routes.put(f"{_WORKITEM}/state")
     def change_state(request: Request, who: Reader, uid: _Uid, ds: _Body) -> Response:

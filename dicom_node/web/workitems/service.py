@@ -57,25 +57,26 @@ class Service:
         form = json_form(ranges_of(request))
         search, found = self._find(request, who)
         remarks = [*search.remarks, *([MORE] if len(found) > search.limit else [])]
-        if not found:
+        if not found[: search.limit]:
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=warned(remarks))
         body = ",\n".join(map(dataset_text, found[: search.limit]))
         return Response(f"[{body}]", headers=warned(remarks), media_type=form)
 
     def _find(self, request: Request, who: Principal) -> _Found:
         """Return the matches that are wanted and one more, and write the event of it."""
-        outcome, found = "success", list[Dataset]()
+        outcome, found, sent = "success", list[Dataset](), 0
         try:
             parameters = request.query_params.multi_items()
             search = read_search(parameters, self._ups.max_results)
             with self._database.read() as session:
-                matches = find(session, self._settings, search.request)
-                found = list(islice(matches, search.offset, search.offset + search.limit + 1))
+                matches = find(session, self._settings, search.request, skipped=search.offset)
+                found = list(islice(matches, search.limit + 1))
+            sent = min(len(found), search.limit)
         except Exception as error:
             outcome = type(error).__name__[:40]
             raise
         finally:
-            self._record_query(Events(self._database, who, request), outcome, len(found))
+            self._record_query(Events(self._database, who, request), outcome, sent)
         return search, found
 
     def _record_query(self, events: Events, outcome: str, matches: int) -> None:
@@ -88,29 +89,30 @@ class Service:
         form = json_form(ranges_of(request))
         with self._database.read() as session:
             workitem = acts.workitem_of(session, uid)
-            record_read(
-                self._database,
-                who,
-                request,
-                "workitem",
-                study_instance_uid=workitem.study.study_instance_uid,
-                patient={"patient_id": workitem.study.patient_id},
-                service=SERVICE,
-                workitem=uid,
-            )
+            study, patient_id = workitem.study.study_instance_uid, workitem.study.patient_id
             ds = Describer(self._settings, session).describe(workitem)
+        record_read(
+            self._database,
+            who,
+            request,
+            "workitem",
+            study_instance_uid=study,
+            patient={"patient_id": patient_id},
+            service=SERVICE,
+            workitem=uid,
+        )
         return Response(f"[{dataset_text(ds)}]", media_type=form)
 
-    def update(self, request: Request, uid: str, lock: str | None, ds: Dataset) -> Response:
+    def update(
+        self, request: Request, who: Principal, uid: str, lock: str | None, ds: Dataset
+    ) -> Response:
         """Answer Update: what the performer says of its progress and of what it did."""
         if lock is not None:
             ds.TransactionUID = lock
         try:
-            with self._database.write() as session:
-                status = acts.set_attributes(session, uid, ds)
+            return self.act(request, who, uid, acts.set_attributes, ds, HTTPStatus.OK)
         except AlreadyEndedError as error:  # Table 11.6.3-1 has 400 for it, Table 11.7.3-1 has 409
             raise WrongTransactionError(str(error)) from error
-        return self._done(request, uid, status)
 
     def act(
         self, request: Request, who: Principal, uid: str, act: Act, ds: Dataset, code: HTTPStatus
@@ -120,9 +122,7 @@ class Service:
             status = act(session, uid, Reader(who.name), ds)
         return self._done(request, uid, status, code)
 
-    def _done(
-        self, request: Request, uid: str, status: int, code: HTTPStatus = HTTPStatus.OK
-    ) -> Response:
+    def _done(self, request: Request, uid: str, status: int, code: HTTPStatus) -> Response:
         where = {"Content-Location": f"{self.root_of(request)}/workitems/{uid}"}
         remarks = [REMARKS[status]] if status in REMARKS else []
         return Response(status_code=code, headers=where | warned(remarks))

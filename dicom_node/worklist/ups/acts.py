@@ -4,11 +4,13 @@ The reading of the study moves with the workitem (`worklist.readings`): what is 
 claimed on the web, and the other way round. Each act returns its status; a refusal is an error.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
+from pynetdicom.dsutils import encode
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
@@ -28,7 +30,7 @@ from dicom_node.errors import (
     WrongTransactionError,
 )
 from dicom_node.worklist import readings
-from dicom_node.worklist.readings import Reader
+from dicom_node.worklist.readings import AE_PREFIX, Reader
 from dicom_node.worklist.ups.names import FILTERED_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, SETTABLE
 from dicom_node.worklist.ups.statuses import (
     ALREADY_CANCELED,
@@ -64,6 +66,7 @@ _OF_REQUEST: Final = (
     "ContactURI",
     "ContactDisplayName",
 )
+_UPDATED: Final = AuditAction.WORKITEM_UPDATED
 _NO_ATTRIBUTES: Final = frozenset({"SpecificCharacterSet", "TransactionUID"})
 
 
@@ -142,13 +145,13 @@ _CHANGES: Final[dict[str, Callable[[Session, Workitem, Reader, str], int]]] = {
 
 
 def _holder(session: Session, workitem: Workitem, who: Reader) -> Reader:
-    """Return an AE as who has claimed: the Locking UID proves it, the AE title does not (CC.1.1).
+    """Return an AE as the AE that has claimed: the Locking UID proves that, no title does (CC.1.1).
 
-    An account has proved who it is, and acts for itself alone.
+    An account has proved who it is, and acts for itself alone; nobody else acts for it.
     """
-    if who.calling_aet is None:
-        return who
-    return replace(who, name=reading_of(session, workitem.study).claimed_by or who.name)
+    holder = reading_of(session, workitem.study).claimed_by or ""
+    is_of_ae = who.calling_aet is not None and holder.startswith(AE_PREFIX)
+    return replace(who, name=holder) if is_of_ae else who
 
 
 def _require_progress(workitem: Workitem) -> None:
@@ -195,11 +198,19 @@ def _cancel_request(who: Reader, why: Dataset) -> dict[str, Any]:
     ds.RequestingAE = who.ae_title
     for keyword in _OF_REQUEST:
         if keyword in why:
-            setattr(ds, keyword, why[keyword].value)
+            _copy(why, ds, keyword)
     return json_of(ds)
 
 
-def set_attributes(session: Session, workitem_uid: str, wanted: Dataset) -> int:
+def _copy(source: Dataset, ds: Dataset, keyword: str) -> None:
+    try:
+        setattr(ds, keyword, source[keyword].value)
+    except Exception as error:
+        msg = f"{keyword} has a value that it cannot have"
+        raise AttributeValueError(msg) from error
+
+
+def set_attributes(session: Session, workitem_uid: str, who: Reader, wanted: Dataset) -> int:
     """Keep what the performer says of its progress and of what it did (N-SET, CC.2.6).
 
     Other attributes are left out, and a warning says so.
@@ -209,20 +220,32 @@ def set_attributes(session: Session, workitem_uid: str, wanted: Dataset) -> int:
     if _transaction_uid(wanted) != workitem.transaction_uid:
         msg = "the Transaction UID is missing or another one than that of the claim"
         raise WrongTransactionError(msg)
-    chosen, others = Dataset(), False
-    for element in wanted:
-        if element.keyword in SETTABLE:
-            chosen.add(element)
-        else:
-            others = others or element.keyword not in _NO_ATTRIBUTES
-    attributes = json_of(chosen)
-    workitem.attributes = {**workitem.attributes, **attributes}
+    if _holder(session, workitem, who).name != reading_of(session, workitem.study).claimed_by:
+        msg = "somebody else has claimed the study"
+        raise AlreadyInProgressError(msg)
+    chosen, others = _settable(wanted)
+    workitem.attributes = {**workitem.attributes, **json_of(chosen)}
     workitem.changed_at = utc_now()
     if _PROGRESS in chosen:
         progress = Dataset()
         progress.add(chosen[_PROGRESS])
         tell(session, workitem, PROGRESS_REPORT, json_of(progress))
+    _record(session, workitem, who, "progress" if _PROGRESS in chosen else "performed", _UPDATED)
     return ATTRIBUTES_NOT_SUPPORTED if others else SUCCESS
+
+
+def _settable(wanted: Dataset) -> tuple[Dataset, bool]:
+    """Return what a performer may set, and whether there is more. Raises AttributeValueError."""
+    chosen, others = Dataset(), False
+    for element in wanted:
+        if element.keyword not in SETTABLE:
+            others = others or element.keyword not in _NO_ATTRIBUTES
+            continue
+        if element.VR != "SQ":
+            msg = f"{element.keyword} must be a sequence"
+            raise AttributeValueError(msg)
+        chosen.add(element)
+    return chosen, others
 
 
 def subscribe(ups: UpsSettings, session: Session, uid: str, who: Reader, ds: Dataset) -> int:
@@ -317,23 +340,33 @@ def _transaction_uid(ds: Dataset) -> str | None:
 
 
 def json_of(ds: Dataset) -> dict[str, Any]:
-    """Return a data set in the DICOM JSON Model, which gives the same one back.
+    """Return a data set in the DICOM JSON Model, which gives one back that can be sent by DIMSE.
 
     Raises AttributeValueError when it has no such form.
     """
     try:
         model = ds.to_json_dict()
-        Dataset.from_json(model)
+        json.dumps(model, allow_nan=False)
+        is_sound = encode(Dataset.from_json(model), is_implicit_vr=False, is_little_endian=True)
     except Exception as error:
         msg = "a value is none of its attribute"
         raise AttributeValueError(msg) from error
+    if is_sound is None:
+        msg = "a value is none of its attribute"
+        raise AttributeValueError(msg)
     return model
 
 
-def _record(session: Session, workitem: Workitem, who: Reader, outcome: str) -> None:
+def _record(
+    session: Session,
+    workitem: Workitem,
+    who: Reader,
+    outcome: str,
+    action: AuditAction = AuditAction.WORKITEM_CANCEL_REQUESTED,
+) -> None:
     record(
         session,
-        AuditAction.WORKITEM_CANCEL_REQUESTED,
+        action,
         outcome,
         **who.of_event,
         study_instance_uid=workitem.study.study_instance_uid,

@@ -96,7 +96,10 @@ class Courier:
                 answer = assoc.send_n_event_report(
                     ds, message.event_type, PUSH, uid, meta_uid=EVENT
                 )[0]
-        except (RuntimeError, ValueError, OSError) as error:
+        except ValueError as error:  # it cannot be encoded, now or later
+            msg = "it has a value that cannot be sent"
+            raise _Refused(msg) from error
+        except (RuntimeError, OSError) as error:
             return f"it could not be sent ({type(error).__name__})"
         status = answer.get("Status")
         if status is None:

@@ -14,6 +14,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from dicom_node.query.stored import read_stored, texts_of
+from dicom_node.worklist.readings import AE_PREFIX
 from dicom_node.worklist.ups.names import DISCONTINUED, INTERPRETATION, PUSH
 from models.files import header_path
 from models.imaging import Instance, Series, Study
@@ -28,7 +29,6 @@ _UTF_8: Final = "ISO_IR 192"  # PS3.3 C.12.1.1.2
 _PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
 _SEX: Final = tag_for_keyword("PatientSex") or 0
 _SERIES_UID: Final = tag_for_keyword("SeriesInstanceUID") or 0
-_READER: Final = "AE:"  # readings.Reader.of_ae
 _CODE_LENGTH: Final = 16  # VR SH
 _NOTICE: Final = "Figure of an AI. Research use only; not a medical device."
 
@@ -234,14 +234,14 @@ class Describer:
             if workitem.state is WorkitemState.COMPLETED:
                 _default(item, PerformedProcedureStepEndDateTime=_dt(workitem.ended_at))
             person = workitem.performer
-            if person is not None and not person.startswith(_READER):
+            if person is not None and not person.startswith(AE_PREFIX):
                 _default(item, ActualHumanPerformersSequence=[_human(person)])
         ds.UnifiedProcedureStepPerformedProcedureSequence = items
 
     def _station(self, workitem: Workitem) -> Dataset:
         performer = workitem.performer or ""
-        is_ae = performer.startswith(_READER)
-        title = performer.removeprefix(_READER) if is_ae else self.settings.dicom.ae_title
+        is_ae = performer.startswith(AE_PREFIX)
+        title = performer.removeprefix(AE_PREFIX) if is_ae else self.settings.dicom.ae_title
         return _code(title[:_CODE_LENGTH], "L", title)
 
 

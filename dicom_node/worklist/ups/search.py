@@ -101,8 +101,11 @@ def find(
     settings: Settings,
     request: Request,
     is_cancelled: Callable[[], bool] = lambda: False,
+    skipped: int = 0,
 ) -> Iterator[Dataset]:
     """Yield the response of each workitem that matches, the most urgent first.
+
+    None is made of the first `skipped` of them.
 
     Raises TooManyMatchesError where files must be opened, QueryCancelledError.
     """
@@ -121,6 +124,9 @@ def find(
             names = request.of_files()
             if not request.holds(describer.describe(workitem, names), names):
                 continue
+        if skipped:
+            skipped -= 1
+            continue
         yield _response(describer, workitem, request)
 
 

@@ -179,7 +179,7 @@ class UpsService:
         ds = _data_set(raw, context)
         with self._database.write() as session:
             if isinstance(request, N_SET):
-                return acts.set_attributes(session, uid, ds), None
+                return acts.set_attributes(session, uid, who, ds), None
             action = self._action(request, context)
             return action(session, uid, who, ds), None
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
 from models.imaging import Study
 from models.states import EventReportState
-from models.workitem import CREATE, Workitem, WorkitemMessage
+from models.workitem import CREATE, Workitem, WorkitemMessage, WorkitemWatcher
 
 COLUMNS: Final = [
     ("id", "id"),
@@ -71,9 +71,15 @@ def messages(session: Session, wanted: MessageFilter) -> Iterator[dict[str, Any]
 
 
 def retry(session: Session, receiver: str | None, actor: str) -> int:
-    """Make what was given up due again, of one receiver or of all; return how many it were."""
+    """Make what was given up due again, of one receiver or of all; return how many it were.
+
+    Not what a later report of the same kind has overtaken: the receiver would take the old state
+    for the new one. Nor what was for a manager that there is no more.
+    """
     wanted = MessageFilter(EventReportState.DEAD, receiver)
-    found = session.scalars(select(WorkitemMessage).where(*wanted.clauses())).all()
+    found = session.scalars(
+        select(WorkitemMessage).where(*wanted.clauses(), ~_is_overtaken(), _has_receiver())
+    ).all()
     number = sum(
         advance(session, each, EventReportState.DUE, attempts=0, next_attempt_at=utc_now())
         for each in found
@@ -82,3 +88,27 @@ def retry(session: Session, receiver: str | None, actor: str) -> int:
         details = {"messages": number, "receiver": receiver}
         record(session, AuditAction.DELIVERIES_DUE_AGAIN, "due", actor=actor, details=details)
     return number
+
+
+def _is_overtaken() -> ColumnElement[bool]:
+    later = aliased(WorkitemMessage)
+    return (
+        select(later.id)
+        .where(
+            later.receiver == WorkitemMessage.receiver,
+            later.workitem_id == WorkitemMessage.workitem_id,
+            later.event_type == WorkitemMessage.event_type,
+            later.id > WorkitemMessage.id,
+            later.state == EventReportState.ACCEPTED,
+        )
+        .exists()
+    )
+
+
+def _has_receiver() -> ColumnElement[bool]:
+    is_manager = (
+        select(WorkitemWatcher.id)
+        .where(WorkitemWatcher.is_manager, WorkitemWatcher.ae_title == WorkitemMessage.receiver)
+        .exists()
+    )
+    return or_(WorkitemMessage.event_type != CREATE, is_manager)
