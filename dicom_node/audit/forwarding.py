@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Final, cast
 
 from sqlalchemy import CursorResult, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from dicom_node.audit.anchor import line_of
@@ -75,16 +75,24 @@ class Forwarder:
         position = self._claim()
         if position is None:
             return False
+        try:
+            return self._send_after(position)
+        except (OSError, StartError) as error:
+            self._fail(str(error) or type(error).__name__)
+            return False
+        except (OperationalError, InterfaceError):
+            raise  # without the database nothing could be noted
+        except Exception as error:
+            self._fail(f"its messages cannot be made ({type(error).__name__})")
+            raise
+
+    def _send_after(self, position: int) -> bool:
         with self._database.read() as session:
             seals = _next_seals(session, position)
             frames = list(self._frames(session, seals))
         if not seals:
             return False
-        try:
-            self._send(frames)
-        except (OSError, StartError) as error:
-            self._fail(error)
-            return False
+        self._send(frames)
         self._done(seals[-1].number)
         return True
 
@@ -162,19 +170,18 @@ class Forwarder:
             log.info("the audit repository %s takes messages again", self._name)
         self._next_try, self._pause = 0.0, _PAUSE_SECONDS
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, text: str) -> None:
         """Note the failure, say it once, and wait longer and longer."""
-        text = str(error)[:400] or type(error).__name__
         with self._database.write() as session:
             row = session.get_one(AuditForwarding, self._name)
             if row.failing_since is None:
-                log.warning("the audit repository %s cannot be reached: %s", self._name, text)
+                log.warning("the audit repository %s gets nothing: %s", self._name, text)
             since = row.failing_since or utc_now()
             self._update(
                 session,
                 AuditForwarding.lease_owner == self._owner,
                 failing_since=since,
-                error=text,
+                error=text[:400],
                 lease_until=utc_now(),  # another host may reach it
             )
         self._next_try = self._monotonic() + self._pause

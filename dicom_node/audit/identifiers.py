@@ -10,6 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+_BYTES: Final = {"US": 2, "SS": 2, "UL": 4, "SL": 4}  # of integers that are no text
 
 
 def identifier_of(event: dict[str, Any]) -> tuple[bytes, str]:
@@ -33,6 +34,22 @@ def identifier_of(event: dict[str, Any]) -> tuple[bytes, str]:
 
 
 def _element(keyword: str, value: str) -> DataElement:
-    """Return an element with a value that a peer made up: it is shown, not judged."""
+    """Return an element with a value that a peer made up: it is shown, not judged.
+
+    Of a value that its VR has no form for (`1*` as IS) the key is left.
+    """
     tag = tag_for_keyword(keyword) or 0
-    return DataElement(tag, dictionary_VR(tag), value, validation_mode=config.IGNORE)
+    vr = dictionary_VR(tag)
+    try:
+        held = _number(value, vr) if vr in _BYTES else value
+        return DataElement(tag, vr, held, validation_mode=config.IGNORE)
+    except (ValueError, TypeError, ArithmeticError):
+        return DataElement(tag, vr, "", validation_mode=config.IGNORE)
+
+
+def _number(value: str, vr: str) -> int | str:
+    """Return a value of a binary VR. Raises ValueError, OverflowError where it has no such form."""
+    if not value:
+        return value
+    int(value).to_bytes(_BYTES[vr], signed=vr.startswith("S"))
+    return int(value)

@@ -18,7 +18,7 @@ from servers import free_port, wait_until
 from dicom_node.audit.forwarding import Forwarder, forwarding
 from dicom_node.audit.gauges import audit_gauges
 from dicom_node.audit.syslog import repository_name
-from models.audit import AuditAction
+from models.audit import AuditAction, record
 from models.seal import AuditForwarding
 from models.session import Database
 from models.settings import Settings, load_settings
@@ -180,6 +180,42 @@ def test_a_receiver_that_never_confirms_is_believed_at_the_second_time(
         audit.seal()
         assert forwarder.step()
         assert _seals_in(repository.messages)[-1] == 3
+
+
+@pytest.mark.parametrize("value", ["1*", "abc"])
+def test_a_query_for_what_is_no_number_is_sent_like_any_other(
+    emptied_database: Database, tmp_path: Path, value: str
+) -> None:
+    asked = {"service": "C-FIND", "keys": ["NumberOfStudyRelatedInstances"]}
+    with AuditRepository() as repository:
+        settings = _settings(tmp_path, repository.port)
+        audit = SealedAudit(emptied_database, settings)
+        with emptied_database.write() as session:
+            patient = {"NumberOfStudyRelatedInstances": value}
+            record(session, AuditAction.QUERY, "success", details=asked, patient=patient)
+        audit.seal()
+        assert _forwarder(emptied_database, settings).step()
+        assert _seals_in(repository.messages) == [1]
+
+
+def test_an_event_that_no_message_can_be_made_of_is_a_failure_that_shows(
+    emptied_database: Database, tmp_path: Path
+) -> None:
+    """Somebody edited it. Its seal is tried again, after a pause, and the alert is told."""
+    with AuditRepository() as repository:
+        settings = _settings(tmp_path, repository.port)
+        audit = _audit(emptied_database, settings)
+        audit.sql("UPDATE audit_event SET details = '[\"P1\"]' WHERE id = 3")
+        forwarder = _forwarder(emptied_database, settings)
+        with pytest.raises(AttributeError):
+            forwarder.step()
+        with emptied_database.read() as session:
+            row = session.get_one(AuditForwarding, f"localhost:{repository.port}")
+            assert audit_gauges(session).repository_failing_seconds is not None
+        assert row.failing_since is not None
+        assert row.error == "its messages cannot be made (AttributeError)"
+        audit.sql("UPDATE audit_event SET details = '{}' WHERE id = 3")
+        assert forwarder.step()
 
 
 def test_a_thread_sends_while_events_are_sealed(emptied_database: Database, tmp_path: Path) -> None:

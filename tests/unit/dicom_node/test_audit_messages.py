@@ -160,6 +160,25 @@ def test_a_query_is_in_its_message_as_a_data_set() -> None:
     assert ds.get_item("StudyDate").value == b"yesterday "
 
 
+@pytest.mark.parametrize("value", ["1*", "abc", "9" * 5000])
+@pytest.mark.parametrize("key", ["NumberOfStudyRelatedInstances", "Rows"])
+def test_of_a_value_that_is_no_number_the_key_is_left(key: str, value: str) -> None:
+    ds = _identifier({key: value, "PatientID": "P1"})
+    assert ds.get_item(key).value in (None, b"")
+    assert ds.PatientID == "P1"
+
+
+def test_a_binary_number_is_in_the_data_set() -> None:
+    assert _identifier({"Rows": "512"}).Rows == 512
+
+
+def _identifier(patient: dict[str, str]) -> Any:
+    details = {"service": "C-FIND", "keys": list(patient)}
+    (said,) = _read(_event("query", details=details, patient=patient))
+    raw = b64decode(said.find(".//ParticipantObjectQuery").text)
+    return read_dataset(BytesIO(raw), is_implicit_VR=False, is_little_endian=True)
+
+
 def test_who_was_refused_is_a_security_alert() -> None:
     """Table A.5.3.11-1: performing participants are no requestors."""
     (said,) = _read(_event("connection_refused", "no_certificate", peer="10.0.0.66:5000"))
