@@ -1,5 +1,6 @@
 """What every answer says: headers, errors as problem+json or as a page, nothing that was sent."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -197,6 +198,8 @@ def test_broken_json_is_not_repeated(client: httpx.Client) -> None:
         ("/api/v1/opinions", "application/json"),
         ("/forms", "application/x-www-form-urlencoded"),
         ("/forms", "multipart/form-data; boundary=x"),
+        ("/api/v1/opinions", "application/dicom"),
+        ("/api/v1/opinions", "Multipart/Related; boundary=x"),
     ],
 )
 def test_a_body_larger_than_a_form_needs_is_refused(
@@ -210,6 +213,46 @@ def test_a_body_larger_than_a_form_needs_is_refused(
     answer = client.post(path, content=chunks(), headers={"Content-Type": kind})
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_objects_are_bounded_by_the_route_that_knows_who_sends_them(client: httpx.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 65536
+
+    headers = {"Content-Type": "application/dicom"}
+    stored = client.post("/dicom-web/studies", content=chunks(), headers=headers)
+    assert stored.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("application/x-www-form-urlencoded", [b"number=%00"]),
+        ("application/x-www-form-urlencoded", [b"number=", b"%", b"0", b"0"]),
+        ("Application/x-www-form-urlencoded; charset=utf-8", [b"number=\x00"]),
+        (
+            "multipart/form-data; boundary=x",
+            [b'--x\r\nContent-Disposition: form-data; name="number"\r\n\r\n\x00\r\n--x--\r\n'],
+        ),
+    ],
+)
+def test_a_form_has_no_nul(client: httpx.Client, kind: str, parts: list[bytes]) -> None:
+    """However it is cut on its way: no text in a database can have one."""
+
+    def chunks() -> Iterator[bytes]:
+        for part in parts:
+            yield part
+            time.sleep(0.05)
+
+    answer = client.post("/forms", content=chunks(), headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["detail"]) == (400, "the form has a NUL character")
+
+
+def test_a_form_has_what_only_looks_like_one(client: httpx.Client) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.post("/forms", content=b"number=%2500", headers=headers).status_code == 422
+    assert client.post("/forms", content=b"number=100", headers=headers).json() == 100
 
 
 def test_a_read_of_patient_data_is_recorded_with_its_reader(
