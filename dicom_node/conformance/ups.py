@@ -44,7 +44,8 @@ CONDITIONS: Final[dict[type[Exception], str]] = {
     AlreadyEndedError: "N-ACTION Change UPS State, N-SET: it is COMPLETED or CANCELED",
     WrongTransactionError: "N-ACTION Change UPS State, N-SET: the Transaction UID is missing, no "
     "UID, or not that of the claim; also where a person has claimed the study",
-    AlreadyInProgressError: "N-ACTION Change UPS State: it was claimed under this Transaction UID",
+    AlreadyInProgressError: "N-ACTION Change UPS State: it was claimed under this Transaction UID; "
+    "N-ACTION, N-SET under the Transaction UID of an account: it is its own alone",
     NotSchedulableError: "N-ACTION Change UPS State to SCHEDULED",
     UnknownWorkitemError: "no workitem has the SOP Instance UID",
     FilteredSubscriptionError: "a filtered global subscription",
