@@ -13,6 +13,7 @@ from models.settings import Settings
 
 _TAIL_BYTES: Final = 4096  # more than any line has
 _MODE: Final = 0o640
+_HIGHEST: Final = (1 << 31) - 1  # that the column of the number holds
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,37 @@ def last_anchored(path: Path) -> Anchored | None:
     return found[-1] if found else None
 
 
-def every_anchored(path: Path) -> Iterator[tuple[int, Anchored | None]]:
-    """Yield each line with its number, as what it says; None: it says nothing. Raises OSError."""
+def size_of(path: Path) -> int:
+    """Return how many bytes the file has now; one that cannot be looked at has none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def every_anchored(path: Path, size: int | None = None) -> Iterator[tuple[int, Anchored | None]]:
+    """Yield each line with its number, as what it says; None: it says nothing. Raises OSError.
+
+    With a size only the lines that begin within so many bytes.
+    """
+    read = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            if size is not None and read >= size:
+                return
+            read += len(line)
             yield number, _parse(line)
 
 
 def _parse(line: bytes) -> Anchored | None:
     try:
         said: Any = json.loads(line)
-        return Anchored(
+        anchored = Anchored(
             int(said["number"]),
             str(said["mac"]),
             str(said["sealed_at"]),
             int(said["last_event_id"]),
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError):
         return None
+    return anchored if 0 < anchored.number <= _HIGHEST else None

@@ -16,11 +16,17 @@ from models.seal import AuditSeal
 _BLOCK: Final = 1000
 
 
-def compare_with_anchor(session: Session, path: Path, old: datetime) -> Iterator[Finding]:
-    """Yield where anchor and database differ. Seals younger than `old` may lack in the anchor."""
+def compare_with_anchor(
+    session: Session, path: Path, size: int, old: datetime
+) -> Iterator[Finding]:
+    """Yield where anchor and database differ. Seals younger than `old` may lack in the anchor.
+
+    `size` is that of the anchor before the session looked at anything: a seal is in the database
+    before it is in the anchor, so whatever the anchor had then, the session must have.
+    """
     last = session.scalar(select(func.max(AuditSeal.number))) or 0
     try:
-        yield from _Comparison(session, last).findings(every_anchored(path), old)
+        yield from _Comparison(session, last).findings(every_anchored(path, size), old)
     except FileNotFoundError:
         if last:
             what = f"the anchor {path} is not there, so nobody knows whether seals were cut off"

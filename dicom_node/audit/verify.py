@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy import Row, exists, func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.audit.anchor import size_of
 from dicom_node.audit.anchored import compare_with_anchor, ranges
 from dicom_node.audit.columns import Values, events_by_id
 from dicom_node.audit.findings import Finding, FindingKind
@@ -53,7 +54,11 @@ class Verification:
     _redacted: set[int] = field(default_factory=set)
 
     def findings(self) -> Iterator[Finding]:
-        """Yield all that is wrong, in the order of seals; then what no seal covers; the anchor."""
+        """Yield all that is wrong, in the order of seals; then what no seal covers; the anchor.
+
+        The node goes on meanwhile: time and anchor are those from before the first query.
+        """
+        old, size = utc_now() - GRACE, 0 if self.anchor is None else size_of(self.anchor)
         self._redacted = redacted_events(self.session, self.keys)
         last: AuditSeal | None = None
         for block in self._blocks():
@@ -64,9 +69,9 @@ class Verification:
                 last = seal
             self.session.expunge_all()
         yield from self._unsealed_marks()
-        yield from self._unsealed_events()
+        yield from self._unsealed_events(old)
         if self.anchor is not None:
-            yield from compare_with_anchor(self.session, self.anchor, utc_now() - GRACE)
+            yield from compare_with_anchor(self.session, self.anchor, size, old)
 
     def _blocks(self) -> Iterator[list[AuditSeal]]:
         """Yield the seals in blocks that have not too many events."""
@@ -175,12 +180,12 @@ class Verification:
             what = f"{count} marks are of seal {number}, which is not there"
             yield Finding(FindingKind.MARKS_UNSEALED, what, number, first, last)
 
-    def _unsealed_events(self) -> Iterator[Finding]:
+    def _unsealed_events(self, old: datetime) -> Iterator[Finding]:
         """Yield the old events that no seal covers, as ranges of ids without another between."""
         marked = exists().where(AuditMark.event_id == AuditEvent.id)
         query = (
             select(AuditEvent.id, AuditEvent.at)
-            .where(~marked, AuditEvent.at < utc_now() - GRACE)
+            .where(~marked, AuditEvent.at < old)
             .order_by(AuditEvent.id)
             .execution_options(yield_per=_BLOCK_EVENTS)
         )

@@ -33,6 +33,26 @@ def test_an_untouched_audit_is_sound(audit: SealedAudit) -> None:
     assert audit.findings() == []
 
 
+def test_a_node_that_seals_meanwhile_is_sound(
+    audit: SealedAudit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it anchors while the rows are read is in no row of this view; its events grow old."""
+    now = utc_now()
+    clock = [now]
+    monkeypatch.setattr("dicom_node.audit.verify.utc_now", lambda: clock[0])
+    audit.add(1, at=now)
+
+    def go_on(_: int) -> None:
+        audit.seal()
+        audit.sealed(1)
+        clock[0] += timedelta(hours=1)
+
+    with audit.database.read() as session:
+        verification = Verification(session, load_keys(audit.key), audit.anchor, go_on)
+        assert list(verification.findings()) == []
+    assert audit.found() == []
+
+
 def _edit(column: str, value: str) -> Callable[[SealedAudit], None]:
     return lambda it: it.sql(f"UPDATE audit_event SET {column} = {value} WHERE id = 4")  # noqa: S608  constants of this file
 
@@ -243,6 +263,10 @@ def _without_line(number: int) -> Callable[[SealedAudit], None]:
     return cut
 
 
+def _line(number: object) -> str:
+    return f'{{"number": {number}, "mac": "", "sealed_at": "", "last_event_id": 1}}'
+
+
 @pytest.mark.parametrize(
     ("tamper", "found"),
     [
@@ -253,6 +277,11 @@ def _without_line(number: int) -> Callable[[SealedAudit], None]:
         (
             lambda it: it.anchor.write_text(it.anchor.read_text() + "{}\n"),
             [("anchor_unreadable", None, None)],
+        ),
+        *(
+            (lambda it, line=line: it.anchor.write_text(it.anchor.read_text() + f"{line}\n"), bad)
+            for line in ("[" * 100_000, _line(0), _line(-1 << 40), _line("1e999"), _line(1 << 40))
+            for bad in [[("anchor_unreadable", None, None)]]
         ),
         (
             lambda it: it.anchor.write_text(it.anchor.read_text().replace('"mac": "', '"mac": "0')),
