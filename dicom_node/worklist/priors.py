@@ -33,8 +33,8 @@ class Measured:
 class Prior:
     """The figure of another study of the patient.
 
-    `delta` is how many percentage points the study in question lies above this one; None where the
-    two are not comparable, because another model or configuration measured.
+    `delta` is how many percentage points the figure that the study in question has now lies above
+    this one; None where the two are not comparable: another model or configuration measured.
     """
 
     study_instance_uid: str
@@ -74,8 +74,8 @@ def priors(
         .order_by(Study.study_date.desc().nulls_last(), Study.created_at.desc(), Study.id.desc())
         .limit(min(limit, _MOST))
     ).all()
-    figure = figure_of(session, study)
-    found = (_prior(session, study, figure, other) for other in reversed(others))
+    ours = figure_of(session, study)
+    found = (_prior(session, study, ours, other) for other in reversed(others))
     return [prior for prior in found if prior is not None]
 
 
@@ -96,15 +96,15 @@ def _of_one_patient(settings: Settings, study: Study) -> ColumnElement[bool]:
     )
 
 
-def _prior(session: Session, study: Study, figure: Analysis | None, other: Study) -> Prior | None:
+def _prior(session: Session, study: Study, ours: Analysis | None, other: Study) -> Prior | None:
     analysis = figure_of(session, other)
     if analysis is None or analysis.opacity_percent_total is None:
         return None  # withdrawn since, and not reported again yet
-    measured, ours = _measured(analysis), _measured(figure) if figure else None
-    is_comparable = measured == ours
-    delta = None
-    if is_comparable and study.opacity_percent is not None:
-        delta = study.opacity_percent - analysis.opacity_percent_total
+    measured = _measured(analysis)
+    is_comparable = ours is not None and measured == _measured(ours)
+    own, delta = ours.opacity_percent_total if ours else None, None
+    if is_comparable and own is not None:
+        delta = own - analysis.opacity_percent_total
     return Prior(
         study_instance_uid=other.study_instance_uid,
         study_date=other.study_date,

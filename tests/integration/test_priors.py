@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 from readings import add_figure, add_study
+from rows import add_analysis, add_instance
 from sqlalchemy import update
 
 from dicom_node.errors import UnknownStudyError
@@ -63,6 +64,16 @@ def test_a_study_without_a_figure_has_priors_without_a_difference(database: Data
     add_study(database, 12.0)
     this = add_study(database)
     assert [(each.percent, each.delta) for each in _priors(database, this)] == [(12.0, None)]
+
+
+@on_one_database
+def test_the_difference_is_that_of_the_figure_which_counts_now(database: Database) -> None:
+    """After a late image or a replay the study's row still has the figure of the last report."""
+    add_study(database, 40.0)
+    this = add_study(database, 35.0)
+    late = add_instance(database, study_instance_uid=this, state=InstanceState.ANALYSED)
+    add_analysis(database, late, 65.0)
+    assert [each.delta for each in _priors(database, this)] == [25.0]
 
 
 RIS = {"RIS1": ["CR1", "DX2"]}

@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
+from builders import chest_dataset, write_part10
+from readings import add_study
 from rows import add_analysis, add_instance, random_uid
 from sqlalchemy import select, update
 from web_accounts import browser
@@ -17,7 +19,7 @@ from models.base import utc_now
 from models.imaging import Instance, Study
 from models.result import Artifact
 from models.session import Database
-from models.states import ArtifactKind, InstanceState
+from models.states import ArtifactKind, InstanceState, StudyState
 
 _UID = "1.2.840.99"
 
@@ -91,6 +93,25 @@ def test_an_image_of_another_patient_is_not_shown_as_the_patient_s(
     text = _get(client, database, f"/studies/{_UID}").text
     assert uid not in text
     assert "Image 2" not in text
+
+
+def test_a_late_image_is_compared_by_its_own_figure_and_not_reported_yet(
+    node: tuple[Database, httpx.Client],
+) -> None:
+    database, client = node
+    add_study(database, 40.0, study_date="20250301")
+    this = add_study(database, 35.0, study_date="20250302")
+    assert "\N{MINUS SIGN}5.0 points" in _get(client, database, f"/studies/{this}").text
+    late = add_instance(database, study_instance_uid=this, state=InstanceState.ANALYSED)
+    add_analysis(database, late, 65.0)
+    with database.write() as session:
+        of_this = update(Study).where(Study.study_instance_uid == this)
+        session.execute(of_this.values(state=StudyState.OPEN))
+    text = _get(client, database, f"/studies/{this}").text
+    assert "<strong>+25.0 points</strong>" in text
+    assert "UTC: 65.0 %</title>" in text
+    assert "Not reported yet: revision 1, " in text
+    assert "Reported " not in text
 
 
 _REFUSED = (

@@ -192,6 +192,7 @@ def _shown(site: Site, session: Session, uid: str, number: int) -> Shown:
     number = min(number, len(images)) or 1
     found = priors(session, site.settings, uid, _PRIORS)
     return Shown(
+    figure = images[0].analysis if images else None
         since=since,
         detail=detail,
         row=row,
@@ -200,7 +201,7 @@ def _shown(site: Site, session: Session, uid: str, number: int) -> Shown:
         number=number,
         patient=patient_of(session, site.settings.spool_dir, [each.id for each in images]),
         priors=found,
-        trend=_trend(found, row),
+        trend=_trend(found, row, figure.total.opacity_percent if figure else None),
         beside=neighbours(session, uid),
     )
 
@@ -212,8 +213,11 @@ def _tab_order(image: ImageDetail) -> tuple[bool, float, int]:
     return analysis is None, -percent, image.id
 
 
-def _trend(found: list[Prior], row: WorklistRow) -> Trend | None:
-    """Return the plot over all exams of the patient; None where there is nothing to compare."""
+def _trend(found: list[Prior], row: WorklistRow, percent: float | None) -> Trend | None:
+    """Return the plot over all exams of the patient; None where there is nothing to compare.
+
+    `percent` is what the page shows of this study: its report may not tell of it yet.
+    """
     if not found:
         return None
     figures = [
@@ -225,9 +229,9 @@ def _trend(found: list[Prior], row: WorklistRow) -> Trend | None:
         )
         for prior in found
     ]
-    if row.percent is not None:
+    if percent is not None:
         at = _exam(row.exam_at, row.study_date, row.received_at)
-        figures.append(Figure(at, row.percent, is_this=True, is_comparable=True))
+        figures.append(Figure(at, percent, is_this=True, is_comparable=True))
     return trend(sorted(figures, key=lambda figure: figure.at))
 
 
