@@ -134,6 +134,28 @@ def test_what_is_not_there_is_said(node: tuple[Database, httpx.Client]) -> None:
         assert said in found[path].text
 
 
+def test_the_heading_names_the_patient_of_the_images_that_count(
+    node: tuple[Database, httpx.Client], tmp_path: Path
+) -> None:
+    """The oldest image is under a wrong name: it was replaced, or waits for somebody."""
+    database, client = node
+    (tmp_path / "data" / "spool").mkdir(parents=True, exist_ok=True)
+    for name, state in (
+        ("WRONG^REPLACED", InstanceState.SUPERSEDED),
+        ("WRONG^WAITING", InstanceState.QUARANTINED),
+        ("WRONG^WITHDRAWN", InstanceState.WITHDRAWN),
+        ("RIGHT^NAME", InstanceState.QUEUED),
+    ):
+        key = add_instance(database, study_instance_uid=_UID, state=state)
+        with database.read() as session:
+            where = session.get_one(Instance, key).storage_key
+        ds = chest_dataset(PatientName=name)
+        write_part10(tmp_path / "data" / "spool" / where, ds)
+    text = _get(client, database, f"/studies/{_UID}").text
+    assert "<h1>RIGHT, NAME</h1>" in text
+    assert "WRONG" not in text
+
+
 def test_a_form_without_its_token_changes_nothing(node: tuple[Database, httpx.Client]) -> None:
     database, client = node
     _add_study(database)

@@ -27,7 +27,8 @@ from dicom_node.worklist.readings import Reader as Person
 from dicom_node.worklist.readings import claim, read, release, unread
 from dicom_node.worklist.rows import WorklistRow, worklist_row
 from models.account import Role
-from models.states import ArtifactKind, Verdict
+from models.imaging import SET_ASIDE
+from models.states import ArtifactKind, InstanceState, Verdict
 
 _PRIORS: Final = 20
 _MISSING: Final = "there is no study with this Study Instance UID: see the worklist"
@@ -191,19 +192,29 @@ def _shown(site: Site, session: Session, uid: str, number: int) -> Shown:
     images = tuple(sorted((each for each in detail.images if each.is_of_patient), key=_tab_order))
     number = min(number, len(images)) or 1
     found = priors(session, site.settings, uid, _PRIORS)
-    return Shown(
     figure = images[0].analysis if images else None
+    return Shown(
         since=since,
         detail=detail,
         row=row,
         images=images,
         image=images[number - 1] if images else None,
         number=number,
-        patient=patient_of(session, site.settings.spool_dir, [each.id for each in images]),
+        patient=patient_of(session, site.settings.spool_dir, _naming(images)),
         priors=found,
         trend=_trend(found, row, figure.total.opacity_percent if figure else None),
         beside=neighbours(session, uid),
     )
+
+
+def _naming(images: tuple[ImageDetail, ...]) -> list[int]:
+    """Return the images whose headers may name the patient, those that were withdrawn last.
+
+    What was replaced, or waits in quarantine, may have been sent under a wrong name.
+    """
+    live = (each for each in images if each.state not in SET_ASIDE)
+    ordered = sorted(live, key=lambda each: each.state is InstanceState.WITHDRAWN)
+    return [each.id for each in ordered]
 
 
 def _tab_order(image: ImageDetail) -> tuple[bool, float, int]:
