@@ -8,7 +8,7 @@ issuer it must be the same one; where one names none, both must come from one do
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import UnknownStudyError
@@ -71,7 +71,11 @@ def priors(
             Study.opacity_percent.is_not(None),
             _of_one_patient(settings, study),
         )
-        .order_by(Study.study_date.desc().nulls_last(), Study.created_at.desc(), Study.id.desc())
+        .order_by(
+            Study.study_date.desc().nulls_last(),
+            func.coalesce(Study.exam_at, Study.created_at).desc(),
+            Study.id.desc(),
+        )
         .limit(min(limit, _MOST))
     ).all()
     ours = figure_of(session, study)
@@ -120,7 +124,7 @@ def _prior(session: Session, study: Study, ours: Analysis | None, other: Study) 
 
 
 def _when(study: Study) -> tuple[str, datetime]:
-    return study.study_date or "", study.created_at
+    return study.study_date or "", study.exam_at or study.created_at
 
 
 def _measured(analysis: Analysis) -> Measured:

@@ -107,6 +107,21 @@ def test_the_patient_is_the_same_within_an_issuer_or_a_domain_of_sources(
         assert bool(_priors(database, this, domains=domains)) is expected, SAME_PATIENT[number]
 
 
+def test_two_exams_of_one_day_are_in_the_order_of_their_times(database: Database) -> None:
+    """The archive sent the morning's last: what counts is when they were made."""
+    noon = utc_now() - timedelta(hours=2)
+    morning, evening = noon - timedelta(hours=5), noon + timedelta(hours=1)
+    shared = {"study_date": "20250301"}
+    last = add_study(database, 30.0, exam_at=evening, minutes_ago=30, **shared)
+    this = add_study(database, 20.0, exam_at=noon, minutes_ago=20, **shared)
+    first = add_study(database, 10.0, exam_at=morning, minutes_ago=10, **shared)
+    found = _priors(database, this)
+    assert [(each.study_instance_uid, each.is_later) for each in found] == [
+        (first, False),
+        (last, True),
+    ]
+
+
 @on_one_database
 def test_a_study_without_a_patient_has_no_priors(database: Database) -> None:
     add_study(database, 10.0, patient_id=None)
