@@ -41,6 +41,7 @@ class IdentityProvider:
     redirect_uri: str = ""
     person: dict[str, Any] = field(default_factory=dict)
     claims: dict[str, Any] = field(default_factory=dict)
+    userinfo: str | None = None  # another address than its own
     hidden: tuple[str, ...] = ()  # claims that only userinfo tells
     key: RSAKey = field(default_factory=_first_key)
     published_keys: list[RSAKey] | None = None
@@ -71,7 +72,7 @@ class IdentityProvider:
                 "authorization_endpoint": f"{self.issuer}/authorize",
                 "token_endpoint": f"{self.issuer}/token",
                 "jwks_uri": f"{self.issuer}/keys",
-                "userinfo_endpoint": f"{self.issuer}/userinfo",
+                "userinfo_endpoint": self.userinfo or f"{self.issuer}/userinfo",
                 "token_endpoint_auth_methods_supported": [method],
             }
         )
@@ -92,6 +93,7 @@ class IdentityProvider:
         return RedirectResponse(f"{self.redirect_uri}?{urlencode(answer)}", 302)
 
     async def _token(self, request: Request) -> Response:
+        self.asked.append("token")
         form = dict(await request.form())
         asked = self.codes.pop(str(form.get("code")), None)  # a code works once
         challenge = base64.urlsafe_b64encode(

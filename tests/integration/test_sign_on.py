@@ -245,6 +245,35 @@ def test_a_signature_by_a_shared_secret_is_none(bench: Bench) -> None:
         found._claims({"id_token": forged}, "n")
 
 
+def test_an_access_token_goes_nowhere_without_tls(bench: Bench) -> None:
+    bench.provider.hidden = ("groups",)
+    bench.provider.userinfo = "http://idp.example/userinfo"
+    with bench.browser() as client:
+        answer = client.get("/sign-on")
+        assert (answer.status_code, "addresses without TLS" in answer.text) == (403, True)
+
+
+def test_codes_that_let_nobody_in_are_passed_on_to_the_provider_so_often(bench: Bench) -> None:
+    with bench.browser() as client:
+        back = urlsplit(bench.go(client))
+        cookies = {"Cookie": f"dicom-node-sign-on={client.cookies['dicom-node-sign-on']}"}
+        state = parse_qs(back.query)["state"][0]
+        codes = [
+            client.get(back.path, params={"code": f"{number}", "state": state}, headers=cookies)
+            for number in range(62)
+        ]
+        assert [each.status_code for each in codes] == [403] * 60 + [429] * 2
+        assert "too many failed logins" in codes[-1].text.lower()
+    assert bench.provider.asked.count("token") == 60
+
+
+def test_the_page_to_go_on_to_fits_into_a_cookie(bench: Bench) -> None:
+    with bench.browser() as client:
+        for path in ("/\u20ac", f"/{'x' * 5000}"):
+            back = bench.go(client, path)
+            assert client.get(back).headers["location"] == "/"
+
+
 def test_who_cancels_at_the_provider_is_told(bench: Bench) -> None:
     bench.provider.refuses = True
     with bench.browser() as client:
@@ -265,6 +294,12 @@ def test_a_provider_that_is_away_leaves_the_other_login(
         assert answer.status_code == 403
         assert "does not answer" in answer.text
         assert 'name="password"' in answer.text
+        for _ in range(25):
+            client.get("/sign-on")
+        assert len(outcomes(bench.database, AuditAction.LOGIN_FAILED)) == 20
+        wrong = {"name": "ada", "password": "wrong horse battery"}
+        refused = client.post("/login", data=wrong)
+        assert refused.status_code == 403  # not 429: passwords are counted for themselves
 
 
 def test_the_secret_is_read_from_a_file_and_its_lack_ends_the_start(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from models.session import Database
 
 ANYBODY: Final = Principal("anybody", Role.VIEWER, frozenset())
 _FAILED_LOGINS: Final = (20, 600.0)  # of one address, in so many seconds
+_FAILED_SIGN_ONS: Final = (20, 600.0)  # that are recorded; they shut out no password
 _DENIALS: Final = (60, 600.0)  # that are recorded; a flood of them must not fill the audit
 
 
@@ -42,6 +43,7 @@ class Access:
         self.passwords = passwords or Passwords()
         self.login = PasswordLogin(database, self.passwords, self.lifetimes)
         self.failed_logins = Throttle(*_FAILED_LOGINS)
+        self.failed_sign_ons = Throttle(*_FAILED_SIGN_ONS)
         self._denials = Throttle(*_DENIALS)
 
     async def principal(self, connection: HTTPConnection, wanted: Requires) -> Principal:

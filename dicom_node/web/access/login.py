@@ -23,18 +23,23 @@ from models.audit import AuditAction, record
 REFUSED: Final = (
     "Name or password is wrong, or the account is shut for a while after too many attempts."
 )
-_FLOOD: Final = "Too many failed logins from this address: try again in ten minutes."
+FLOOD: Final = "Too many failed logins from this address: try again in ten minutes."
 _NO_INVITATION: Final = (
     "This invitation was used, is too old, or is none. Ask an administrator for another one."
 )
 # Text of a form; longer than any name, password or path that means something.
-Text = Annotated[str, Form(max_length=2048)]
+_LONGEST: Final = 2048
+Text = Annotated[str, Form(max_length=_LONGEST)]
 
 
 def safe_path(text: str) -> str:
-    """Return a path of this site to go on to; anything that may lead elsewhere becomes `/`."""
+    """Return a path of this site to go on to; anything that may lead elsewhere becomes `/`.
+
+    So does what no page of this site has in its address, and no cookie can hold.
+    """
     is_path = text.startswith("/") and not text.startswith(("//", "/\\"))
-    if not is_path or not text.isprintable() or "\\" in text:
+    is_plain = text.isascii() and text.isprintable() and "\\" not in text
+    if not is_path or not is_plain or len(text) > _LONGEST:
         return "/"
     try:
         parts = urlsplit(text)
@@ -60,7 +65,7 @@ def router(access: Access) -> APIRouter:
         csrf.require_same_origin(request)
         address = address_of(request)
         if not access.failed_logins.note(address):
-            return login_page(access, request, next, _FLOOD, status.HTTP_429_TOO_MANY_REQUESTS)
+            return login_page(access, request, next, FLOOD, status.HTTP_429_TOO_MANY_REQUESTS)
         secret = access.login.attempt(name, password, address)
         if secret is None:
             return login_page(access, request, next, REFUSED, status.HTTP_403_FORBIDDEN)

@@ -10,7 +10,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -34,6 +35,11 @@ _ALGORITHMS: Final = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdD
 _METADATA_SECONDS: Final = 3600.0
 _LEEWAY_SECONDS: Final = 60
 _NEEDED: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+# A request to a provider that is silent holds a thread of the web side until it is given up.
+_AT_ONCE: Final = 16
+_PATIENCE_SECONDS: Final = 1.0  # for whoever else reads what it publishes
+_SILENT_SECONDS: Final = 30.0  # in which it is not asked again
+_SILENT: Final = "the identity provider does not answer: try again in a minute"
 _ROLES: Final = tuple(Role)
 
 
@@ -48,15 +54,23 @@ class SignedOn:
 
 @dataclass
 class IdentityProvider:
-    """One provider. What it publishes of itself is read when it is needed, and again each hour."""
+    """One provider. What it publishes of itself is read when it is needed, and again each hour.
+
+    While it is silent most of those who come are told so at once. Safe for several threads.
+    """
 
     settings: OidcSettings
     redirect_uri: str
     _secret: str | None = field(repr=False)
+    monotonic: Callable[[], float] = time.monotonic
     _read_at: float = 0.0
+    _silent_until: float = 0.0
     _metadata: Mapping[str, Any] | None = None
     _keys: KeySet | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _turns: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(_AT_ONCE), repr=False
+    )
 
     @classmethod
     def of(cls, settings: OidcSettings, base_url: str) -> "IdentityProvider | None":
@@ -71,8 +85,10 @@ class IdentityProvider:
 
     def address(self, seed: str) -> str:
         """Return where the browser is sent. Raises SignOnError when the provider is away."""
+        with self._turn():
+            endpoint = self._published()["authorization_endpoint"]
         uri: str = prepare_grant_uri(
-            self._published()["authorization_endpoint"],
+            endpoint,
             self.settings.client_id,
             "code",
             redirect_uri=self.redirect_uri,
@@ -89,26 +105,52 @@ class IdentityProvider:
         if not secrets.compare_digest(state.encode(), _derived(seed, "state").encode()):
             msg = "this login was begun in another window, or long ago: begin again"
             raise SignOnError(msg)
-        tokens = self._tokens(code, _derived(seed, "verifier"))
-        claims = self._claims(tokens, _derived(seed, "nonce"))
-        told = {**self._user_info(tokens, claims), **claims}
+        with self._turn():
+            tokens = self._tokens(code, _derived(seed, "verifier"))
+            claims = self._claims(tokens, _derived(seed, "nonce"))
+            told = {**self._user_info(tokens, claims), **claims}
         subject = str(claims["sub"])
         name = str(told.get(self.settings.name_claim) or subject)
         return SignedOn(subject, name, self._role(told))
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Ask the provider in the block. Raises SignOnError when it is silent, or many ask it."""
+        self._require_answering()
+        if not self._turns.acquire(blocking=False):
+            raise SignOnError(_SILENT)
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def _require_answering(self) -> None:
+        if self.monotonic() < self._silent_until:
+            raise SignOnError(_SILENT)
+
     def _published(self) -> Mapping[str, Any]:
-        with self._lock:
-            is_old = time.monotonic() - self._read_at > _METADATA_SECONDS
+        if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
+            raise SignOnError(_SILENT)
+        try:
+            is_old = self.monotonic() - self._read_at > _METADATA_SECONDS
             if self._metadata is None or is_old:
-                found = OpenIDProviderMetadata(
-                    self._get(get_well_known_url(self.settings.issuer, external=True))
-                )
-                unsafe = [key for key in _NEEDED if not is_safe_address(str(found.get(key, "")))]
-                if found.get("issuer") != self.settings.issuer or unsafe:
-                    msg = "the identity provider publishes another issuer, or addresses without TLS"
-                    raise SignOnError(msg)
-                self._metadata, self._keys, self._read_at = found, None, time.monotonic()
+                self._metadata, self._keys = self._read_metadata(), None
+                self._read_at = self.monotonic()
             return self._metadata
+        finally:
+            self._lock.release()
+
+    def _read_metadata(self) -> Mapping[str, Any]:
+        """Return what the provider publishes, if secrets may go to each of its addresses."""
+        found: Mapping[str, Any] = OpenIDProviderMetadata(
+            self._get(get_well_known_url(self.settings.issuer, external=True))
+        )
+        used = {*_NEEDED, *({"userinfo_endpoint"} & found.keys())}
+        unsafe = [key for key in used if not is_safe_address(str(found.get(key, "")))]
+        if found.get("issuer") != self.settings.issuer or unsafe:
+            msg = "the identity provider publishes another issuer, or addresses without TLS"
+            raise SignOnError(msg)
+        return found
 
     def _tokens(self, code: str, verifier: str) -> Mapping[str, Any]:
         published = self._published()
@@ -191,11 +233,15 @@ class IdentityProvider:
         self, method: str, url: str, headers: Mapping[str, str], body: str | None = None
     ) -> dict[str, Any]:
         """Return the JSON of an answer. Raises SignOnError, without what was answered."""
+        self._require_answering()  # it may have fallen silent while others waited
         asked = {"Accept": "application/json", **headers}
         try:
             with httpx.Client(timeout=self.settings.timeout_seconds) as client:
                 said = client.request(method, url, headers=asked, content=body)
             found = said.json() if said.is_success else None
+        except httpx.TransportError as error:
+            self._silent_until = self.monotonic() + _SILENT_SECONDS
+            raise SignOnError(_SILENT) from error
         except (httpx.HTTPError, ValueError) as error:
             msg = f"the identity provider does not answer ({type(error).__name__})"
             raise SignOnError(msg) from error
