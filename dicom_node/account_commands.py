@@ -180,6 +180,6 @@ def _hash(name: str) -> str:
     if sys.stdin.isatty():
         typed = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
-        typed = sys.stdin.readline().rstrip("\n")
+        typed = sys.stdin.readline().rstrip("\r\n")
     require_sound(name, typed)
     return Passwords().hash(typed)

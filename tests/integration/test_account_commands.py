@@ -57,7 +57,8 @@ def test_accounts_are_made_changed_and_listed(database: Database) -> None:
         ("grace", "operator", True),
     ]
     assert _run("account", "enable", "grace").exit_code == 0
-    assert _run("account", "password", "grace", typed="another horse battery\n").exit_code == 0
+    windows = "another horse battery\r\n"
+    assert _run("account", "password", "grace", typed=windows).exit_code == 0
     with database.read() as session:
         stored = session.scalars(select(Account.password_hash).order_by(Account.name)).all()
         actors = session.scalars(select(AuditEvent.actor)).all()

@@ -221,7 +221,12 @@ def test_a_login_comes_from_our_own_page(node: Node) -> None:
     assert node.log_in(Sec_Fetch_Site="same-site").status_code == 403
     bare = {"name": "ada", "password": PASSWORD}
     host = node.client.base_url.netloc.decode()
-    for origin, code in ((f"http://{host}", 303), ("http://evil.example", 403), ("null", 403)):
+    for origin, code in (
+        (f"http://{host}", 303),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+    ):
         answer = node.client.post("/login", data=bare, headers={"Origin": origin})
         assert answer.status_code == code, origin
     assert node.client.post("/login", data=bare).status_code == 403
@@ -304,6 +309,9 @@ def test_who_is_not_logged_in_is_sent_to_the_login_and_back(node: Node) -> None:
         ("evil", "/"),
         ("", "/"),
         ("/a\r\nSet-Cookie: x=1", "/"),
+        ("/\u20ac", "/"),
+        (f"/{'x' * 2047}", f"/{'x' * 2047}"),
+        (f"/{'x' * 2048}", "/"),
     ],
 )
 def test_one_goes_on_only_within_this_site(text: str, path: str) -> None:
