@@ -86,11 +86,13 @@ def give_feedback(
     account: str,
     opinion: Opinion,
     sop_instance_uid: str | None = None,
+    analysis_id: int | None = None,
 ) -> Feedback:
     """Store what an account says of the figure of an image, or of the one the study's comes from.
 
-    Raises UnknownStudyError, and FeedbackError when the opinion contradicts itself, the account is
-    unknown, or there is no figure to speak of.
+    `analysis_id` is the figure that was seen. Raises UnknownStudyError, and FeedbackError when the
+    opinion contradicts itself, the account is unknown, or there is no figure to speak of, or
+    another one than was seen.
     """
     opinion.check()
     study = locked_study(session, study_instance_uid)
@@ -98,7 +100,7 @@ def give_feedback(
     if row is None:
         msg = f"there is no account {account}: feedback is given in somebody's name"
         raise FeedbackError(msg)
-    analysis = _subject(session, study, sop_instance_uid)
+    analysis = _subject(session, study, sop_instance_uid, analysis_id)
     feedback = Feedback(
         study_id=study.id,
         analysis_id=analysis.id,
@@ -128,7 +130,9 @@ def give_feedback(
     return feedback
 
 
-def _subject(session: Session, study: Study, sop_instance_uid: str | None) -> Analysis:
+def _subject(
+    session: Session, study: Study, sop_instance_uid: str | None, seen: int | None
+) -> Analysis:
     if sop_instance_uid is None:
         analysis = figure_of(session, study)
     else:
@@ -140,9 +144,12 @@ def _subject(session: Session, study: Study, sop_instance_uid: str | None) -> An
             ),
             None,
         )
+    what = "the study" if sop_instance_uid is None else "this image of the study"
     if analysis is None:
-        what = "the study" if sop_instance_uid is None else "this image of the study"
         msg = f"{what} has no figure that could be accepted, rejected or corrected"
+        raise FeedbackError(msg)
+    if seen is not None and seen != analysis.id:
+        msg = f"{what} has another figure by now: look at it first"
         raise FeedbackError(msg)
     return analysis
 

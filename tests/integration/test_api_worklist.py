@@ -85,9 +85,13 @@ def test_feedback_is_given_listed_and_refused_where_it_contradicts_itself(node: 
     for wrong in ({"verdict": "correct"}, {"verdict": "accept", "percent": 1}):
         node.post(path, wrong, status=409)
     node.post(f"studies/{node.uids['lateral']}/feedback", {"verdict": "accept"}, status=409)
+    (seen,) = (each["id"] for each in node.get(f"studies/{uid}")["images"][0]["analyses"])
+    refused = node.post(path, {"verdict": "accept", "analysis_id": seen + 1}, status=409)
+    assert "the study has another figure by now" in refused["detail"]
+    node.post(path, {"verdict": "reject", "analysis_id": seen}, status=201)
     for invalid in ({"verdict": "maybe"}, {"verdict": "correct", "percent": 101}, {"verdict": 1}):
         node.post(path, invalid, status=422)
-    assert outcomes(node.database, AuditAction.FEEDBACK_GIVEN) == ["accept", "correct"]
+    assert outcomes(node.database, AuditAction.FEEDBACK_GIVEN) == ["accept", "correct", "reject"]
 
 
 def test_priors_of_the_patient_come_with_the_difference(node: ApiNode) -> None:

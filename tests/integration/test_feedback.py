@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from readings import add_account, add_figure, add_study
-from rows import count, outcomes
+from rows import add_analysis, count, outcomes
 from sqlalchemy import select
 
 from dicom_node.errors import FeedbackError, UnknownStudyError
@@ -19,6 +19,7 @@ from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.imaging import Instance
 from models.reading import Feedback
+from models.result import Analysis
 from models.session import Database
 from models.states import Verdict
 
@@ -107,6 +108,26 @@ def test_feedback_is_about_the_image_that_gave_the_figure_or_about_a_named_one(
     assert (about_low.sop_instance_uid, about_low.percent) == (low, 10.0)
     assert about_low.counts
     assert about_high.counts
+
+
+def test_an_opinion_of_a_figure_that_counts_no_more_is_refused(database: Database) -> None:
+    """The page was open while another model analysed the image."""
+    add_account(database)
+    uid = add_study(database, 20.0)
+    with database.read() as session:
+        seen = session.scalars(select(Analysis)).one()
+        image, instance_id = seen.instance.sop_instance_uid, seen.instance_id
+    newer, _ = add_analysis(database, instance_id, 70.0, model="unet-next")
+    for subject, what in ((image, "this image of the study"), (None, "the study")):
+        with (
+            pytest.raises(FeedbackError, match=f"{what} has another figure by now"),
+            database.write() as session,
+        ):
+            give_feedback(session, uid, "anna", ACCEPT, subject, seen.id)
+    with database.write() as session:
+        give_feedback(session, uid, "anna", ACCEPT, image, newer)
+    with database.read() as session:
+        assert [each.percent for each in feedback_of(session, uid)] == [70.0]
 
 
 WRONG = [

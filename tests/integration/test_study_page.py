@@ -1,5 +1,6 @@
 """The pages by HTTP: what a study without a layer shows, what is refused, and what is recorded."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 from builders import chest_dataset, write_part10
-from readings import add_study
-from rows import add_analysis, add_instance, random_uid
+from readings import add_figure, add_study
+from rows import add_analysis, add_instance, count, random_uid
 from sqlalchemy import select, update
 from web_accounts import browser
 from web_served import PAGE, served, web_settings
@@ -17,7 +18,8 @@ from models.account import Role
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.imaging import Instance, Study
-from models.result import Artifact
+from models.reading import Feedback
+from models.result import Analysis, Artifact
 from models.session import Database
 from models.states import ArtifactKind, InstanceState, StudyState
 
@@ -154,6 +156,33 @@ def test_the_heading_names_the_patient_of_the_images_that_count(
     text = _get(client, database, f"/studies/{_UID}").text
     assert "<h1>RIGHT, NAME</h1>" in text
     assert "WRONG" not in text
+
+
+def test_an_opinion_is_about_the_figure_that_stood_on_the_page(
+    node: tuple[Database, httpx.Client],
+) -> None:
+    database, client = node
+    uid = add_study(database, 20.0)
+    add_figure(database, uid, 10.0, revision=2)
+    path = f"/studies/{uid}/feedback"
+    headers = {**browser(database, Role.VIEWER).headers, **PAGE}
+    page = client.get(f"/studies/{uid}", headers=headers).text
+    form = {
+        name: found[1]
+        for name in ("sop_instance_uid", "analysis_id", "number")
+        if (found := re.search(f'name="{name}" value="([^"]+)"', page))
+    }
+    assert client.post(path, data=form | {"verdict": "accept"}, headers=headers).status_code == 303
+    assert "<strong>viewer</strong> accepted" in _get(client, database, f"/studies/{uid}").text
+    assert "<strong>viewer</strong>" not in _get(client, database, f"/studies/{uid}?image=2").text
+    with database.read() as session:
+        seen = session.get_one(Analysis, int(form["analysis_id"]))
+    add_analysis(database, seen.instance_id, 70.0, model="unet-next")
+    answer = client.post(path, data=form | {"verdict": "reject"}, headers=headers)
+    assert answer.status_code == 409
+    assert "This image of the study has another figure by now: look at it first." in answer.text
+    assert '<span class="percent">70.0' in answer.text
+    assert count(database, Feedback) == 1
 
 
 def test_a_form_without_its_token_changes_nothing(node: tuple[Database, httpx.Client]) -> None:

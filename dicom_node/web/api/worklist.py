@@ -51,6 +51,9 @@ class NewFeedback(Parameters):
     sop_instance_uid: Uid | None = Field(
         None, description="Which image; not said: the one that the study's figure is from."
     )
+    analysis_id: int | None = Field(
+        None, ge=1, description="The figure that was seen; 409 where another one counts by now."
+    )
 
 
 def router(node: Node) -> APIRouter:
@@ -174,6 +177,6 @@ def _add_opinions(routes: APIRouter, node: Node) -> None:
         """Store it for good; of several by one reader on one image the last one counts."""
         opinion = Opinion(said.verdict, said.percent, said.comment)
         with node.database.write() as session:
-            give_feedback(session, uid, who.name, opinion, said.sop_instance_uid)
+            give_feedback(session, uid, who.name, opinion, said.sop_instance_uid, said.analysis_id)
         with node.database.read() as session:
             return feedback_of(session, uid)[0]

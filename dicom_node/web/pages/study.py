@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import FeedbackError, ReadingError
 from dicom_node.patient_header import Patient, patient_of
 from dicom_node.study_detail import study_detail
-from dicom_node.study_values import ImageDetail, StudyDetail
+from dicom_node.study_values import FeedbackDetail, ImageDetail, StudyDetail
 from dicom_node.web.auth import Principal, Scope
 from dicom_node.web.changes import newest_event
 from dicom_node.web.pages.site import Reader, Site, StudyUid, Viewer, given
@@ -35,12 +35,16 @@ _MISSING: Final = "there is no study with this Study Instance UID: see the workl
 
 
 class Said(BaseModel):
-    """The form about the figure of an image; `number` is that of its tab."""
+    """The form about the figure of an image; `number` is that of its tab.
+
+    `analysis_id` is the figure that stood on the page.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     verdict: Verdict
     sop_instance_uid: Annotated[str, Field(max_length=64)]
+    analysis_id: Annotated[int, Field(ge=1)]
     number: Annotated[int, Field(ge=1)] = 1
     percent: Annotated[str, Field(max_length=16)] = ""
     comment: Annotated[str, Field(max_length=4000)] = ""
@@ -71,6 +75,12 @@ class Shown:
         of_images = [each for image in self.images for each in image.artifacts]
         of_study = [each for revision in self.detail.revisions for each in revision.artifacts]
         return any(each.deliveries for each in (*of_images, *of_study))
+
+    @property
+    def opinions(self) -> list[FeedbackDetail]:
+        """What readers said of the image whose tab is shown."""
+        uid = self.image.sop_instance_uid if self.image else None
+        return [each for each in self.detail.feedback if each.sop_instance_uid == uid]
 
     @property
     def change(self) -> Prior | None:
@@ -136,7 +146,14 @@ def _add_feedback(router: APIRouter, site: Site) -> None:
         """Store what a reader says of the figure of an image."""
         try:
             with site.database.write() as session:
-                give_feedback(session, uid, who.name, said.opinion(), said.sop_instance_uid)
+                give_feedback(
+                    session,
+                    uid,
+                    who.name,
+                    said.opinion(),
+                    said.sop_instance_uid,
+                    said.analysis_id,
+                )
         except (FeedbackError, ReadingError) as error:
             return _page(site, request, who, uid, said.number, problem=str(error))
         back = f"/studies/{uid}?image={said.number}#feedback"
