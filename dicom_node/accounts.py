@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -105,9 +105,7 @@ def signed_on(
     Raises AccountError when it is disabled here, or its name is that of another account: nobody
     takes over a local account by being called like it.
     """
-    account = session.scalar(
-        select(Account).where(Account.issuer == issuer, Account.subject == subject)
-    )
+    account = _vouched_for(session, issuer, subject)
     if account is None:
         actor = Actor(_fitting_name(name or subject), peer)
         return add(session, actor.name or "", role, actor, issuer=issuer, subject=subject)
@@ -122,18 +120,22 @@ def signed_on(
 
 def without_role(session: Session, issuer: str, subject: str, peer: str | None) -> None:
     """End the sessions and tokens of whom the provider knows, but gives no role any more."""
-    account = session.scalar(
-        select(Account).where(Account.issuer == issuer, Account.subject == subject)
-    )
+    account = _vouched_for(session, issuer, subject)
     if account is None:
         return
     end_sessions(session, account)
-    session.execute(
-        update(ApiToken)
-        .where(ApiToken.account_id == account.id, ApiToken.revoked_at.is_(None))
-        .values(revoked_at=utc_now())
-    )
+    _end_tokens(session, account)
     _changed(session, account, "without_role", Actor(account.name, peer))
+
+
+def _vouched_for(session: Session, issuer: str, subject: str) -> Account | None:
+    """Return the account, which nobody disables before this transaction has ended."""
+    return session.scalar(
+        select(Account)
+        .where(Account.issuer == issuer, Account.subject == subject)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
 
 
 def _fitting_name(text: str) -> str:
@@ -160,12 +162,17 @@ def disable(session: Session, account: Account, actor: Actor) -> None:
         return
     _require_another_admin(session, account)
     account.is_disabled = True
+    session.flush()  # a login or a new token either ended before this, or finds it
     end_sessions(session, account)
+    _end_tokens(session, account)
     _changed(session, account, "disabled", actor)
 
 
 def enable(session: Session, account: Account, actor: Actor) -> None:
-    """Let an account in again, also one that is locked after wrong passwords."""
+    """Let an account in again, also one that is locked after wrong passwords.
+
+    The tokens that it had when it was disabled stay ended.
+    """
     account.is_disabled, account.failures, account.locked_until = False, 0, None
     _changed(session, account, "enabled", actor)
 
@@ -181,6 +188,14 @@ def set_password(session: Session, account: Account, password_hash: str, actor: 
 def end_sessions(session: Session, account: Account) -> None:
     """Log an account out everywhere."""
     session.execute(delete(LoginSession).where(LoginSession.account_id == account.id))
+
+
+def _end_tokens(session: Session, account: Account) -> None:
+    session.execute(
+        update(ApiToken)
+        .where(ApiToken.account_id == account.id, ApiToken.revoked_at.is_(None))
+        .values(revoked_at=utc_now())
+    )
 
 
 def invite(session: Session, role: Role, actor: Actor, *, hours: float = INVITATION_HOURS) -> str:
@@ -270,7 +285,8 @@ def create_token(
     if not 0 < days <= MAX_TOKEN_DAYS:
         msg = f"a token is valid for at most {MAX_TOKEN_DAYS} days"
         raise AccountError(msg)
-    if account.is_disabled:
+    owner = session.get_one(Account, account.id, with_for_update=True, populate_existing=True)
+    if owner.is_disabled:
         msg = f"the account {account.name} is disabled: its tokens would not work"
         raise AccountError(msg)
     secret = new_secret(TOKEN_PREFIX)
@@ -342,14 +358,12 @@ def listed_tokens(session: Session) -> list[dict[str, Any]]:
 
 
 def _require_another_admin(session: Session, account: Account) -> None:
-    if account.role != Role.ADMIN or account.is_disabled:
-        return
-    others = session.scalar(
-        select(func.count())
-        .select_from(Account)
-        .where(Account.role == Role.ADMIN, ~Account.is_disabled, Account.id != account.id)
-    )
-    if not others:
+    """Raise AccountError for the last administrator; two who go at once come one after the other.
+
+    The rows are locked in one order, and each is looked at again once it is had.
+    """
+    admins = select(Account.id).where(Account.role == Role.ADMIN, ~Account.is_disabled)
+    if session.scalars(admins.order_by(Account.id).with_for_update()).all() == [account.id]:
         msg = f"{account.name} is the only administrator: make another one first"
         raise AccountError(msg)
 
