@@ -11,7 +11,17 @@ from datetime import datetime
 from itertools import product
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, or_, select, text, union_all
+from sqlalchemy import (
+    ColumnElement,
+    RowMapping,
+    String,
+    and_,
+    or_,
+    select,
+    text,
+    type_coerce,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import CursorError
@@ -26,6 +36,11 @@ Clause = ColumnElement[bool]
 _COLUMNS: Final = (
     *("calling_aet", "called_aet", "peer", "actor", "model", "study_instance_uid"),
     *("sop_instance_uid", "status", "details", "patient_id", "patient"),
+)
+_LISTED: Final[tuple[ColumnElement[Any], ...]] = (
+    *(AuditEvent.__table__.c[name] for name in ("id", "at", "outcome", *_COLUMNS)),
+    type_coerce(AuditEvent.action, String).label("action"),  # also that of a newer release
+    AuditMark.__table__.c.seal_number.label("seal"),
 )
 _COMMON_ACTION: Final = AuditAction.INSTANCE_STORED
 _COMMON_OUTCOME: Final = StoreOutcome.STORED.value
@@ -146,12 +161,13 @@ def events(
     in_order = [each.desc() if descends else each.asc() for each in (found.c.at, found.c.id)]
     ids = session.scalars(select(found.c.id).order_by(*in_order).limit(limit + 1)).all()
     query = (
-        select(AuditEvent, AuditMark.seal_number)
+        select(*_LISTED)
+        .select_from(AuditEvent)
         .outerjoin(AuditMark, AuditMark.event_id == AuditEvent.id)
         .where(AuditEvent.id.in_(ids))
         .order_by(*order)
     )
-    rows = [_row(event, seal) for event, seal in session.execute(query)]
+    rows = [_row(event) for event in session.execute(query).mappings()]
     return page_of(rows, limit, lambda row: (row["at"], row["id"]))
 
 
@@ -171,7 +187,6 @@ def _stream(
     cursor: str | None = None
     while True:
         page = events(session, wanted, cursor, MAX_LIMIT, oldest_first=oldest_first)
-        session.expunge_all()
         yield from page.rows
         if page.next is None:
             return
@@ -189,12 +204,12 @@ def _key(cursor: str) -> tuple[datetime, int]:
     return moment, event_id
 
 
-def _row(event: AuditEvent, seal: int | None) -> dict[str, Any]:
+def _row(event: RowMapping) -> dict[str, Any]:
     return {
-        "id": event.id,
-        "at": event.at.isoformat(timespec="microseconds"),
-        "action": event.action.value,
-        "outcome": event.outcome,
-        **{name: getattr(event, name) for name in _COLUMNS},
-        "seal": seal,
+        "id": event["id"],
+        "at": event["at"].isoformat(timespec="microseconds"),
+        "action": event["action"],
+        "outcome": event["outcome"],
+        **{name: event[name] for name in _COLUMNS},
+        "seal": event["seal"],
     }

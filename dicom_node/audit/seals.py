@@ -272,6 +272,8 @@ def _marks(key: bytes, rows: Mapping[int, Values | None]) -> tuple[list[Mark], l
     marks: list[Mark] = []
     salts: list[bytes | None] = []
     for event_id, row in sorted(rows.items()):
+        if row is None:
+            log.error("event %d of the audit cannot be read: nothing will prove it", event_id)
         salt = secrets.token_bytes(SALT_BYTES) if row and has_patient(row) else None
         mac = patient_mac(key, salt, row) if row and salt else None
         marks.append(Mark(event_id, event_mac(key, row) if row else UNREADABLE, mac))

@@ -4,14 +4,14 @@ It reads some thousand rows at a time, in one view of the database, and yields w
 finds it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Row, exists, func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.audit.anchor import size_of
@@ -184,24 +184,14 @@ class Verification:
         """Yield the old events that no seal covers, as ranges of ids without another between."""
         marked = exists().where(AuditMark.event_id == AuditEvent.id)
         query = (
-            select(AuditEvent.id, AuditEvent.at)
+            select(AuditEvent.id)
             .where(~marked, AuditEvent.at < old)
             .order_by(AuditEvent.id)
             .execution_options(yield_per=_BLOCK_EVENTS)
         )
-        moments: dict[int, datetime] = {}
-        for first, last in ranges(_noting(self.session.execute(query), moments)):
-            yield _unsealed(first, last, moments.pop(first, None))
-
-
-def _noting(rows: Iterable[Row[int, datetime]], moments: dict[int, datetime]) -> Iterator[int]:
-    """Pass the ids on, and note the times of those that may begin a range."""
-    before: int | None = None
-    for event_id, at in rows:
-        if before is None or event_id != before + 1:
-            moments[event_id] = at
-        before = event_id
-        yield event_id
+        for first, last in ranges(self.session.scalars(query)):
+            row = events_by_id(self.session, [first])[first]
+            yield _unsealed(first, last, row["at"] if row is not None else None)
 
 
 def _unsealed(first: int, last: int, at: datetime | None) -> Finding:

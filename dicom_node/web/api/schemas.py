@@ -137,12 +137,13 @@ class Result(Answer):
 class Event(Answer):
     """One event of the audit. `patient` is what identifies the patient, unless it was redacted.
 
-    `seal` is the number of the seal over it; null: not sealed yet.
+    `seal` is the number of the seal over it; null: not sealed yet. A newer release, or somebody
+    else, may have written an action that this one does not know.
     """
 
     id: int
     at: datetime
-    action: AuditAction
+    action: AuditAction | str
     outcome: str
     calling_aet: str | None
     called_aet: str | None
