@@ -46,11 +46,13 @@ class Requires:
     A session of a browser must prove a request that changes something by its CSRF token, too.
     `are_counts`: no more than counts is shown, so no login is wanted where `web.open_metrics` is
     set, or for requests from this very host.
+    `needs_person`: no token may, since what it makes would outlive the token and go beyond it.
     """
 
     role: Role
     scope: Scope
     are_counts: bool = False
+    needs_person: bool = False
 
     async def __call__(self, connection: HTTPConnection) -> Principal:
         """Return who asks. `connection` is a Request or a WebSocket."""

@@ -18,7 +18,7 @@ from web_served import PAGE, QUICK, migrated, served, web_settings
 from dicom_node import accounts
 from dicom_node.errors import AccountError
 from dicom_node.web.serve import Upkeep
-from models.account import Account, Invitation, Role
+from models.account import Account, Invitation, Role, Scope
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.session import Database
@@ -261,6 +261,29 @@ def test_a_token_is_made_shown_once_used_and_revoked(node: Node) -> None:
     assert outcomes(node.database, AuditAction.ACCESS_DENIED) == ["scope", "unknown_token"]
 
 
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/accounts/invitations", {"role": "admin"}),
+        ("/accounts/1", {"to": "viewer"}),
+        ("/tokens", {"account": "admin", "name": "forever", "scopes": "store", "days": "3650"}),
+    ],
+)
+def test_a_token_makes_nothing_that_outlives_it(
+    node: Node, path: str, form: dict[str, str]
+) -> None:
+    headers = bearer(node.database, Role.ADMIN, Scope.ACCOUNTS)
+    answer = node.client.post(path, data=form, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        403,
+        "a token makes no credentials: log in",
+    )
+    assert outcomes(node.database, AuditAction.ACCESS_DENIED) == ["person"]
+    assert node.client.get("/tokens", headers=headers).status_code == 200
+    assert node.client.post("/tokens/1/revoke", headers=headers).status_code == 303
+    assert node.client.get("/tokens", headers=headers).status_code == 401
+
+
 def test_a_token_is_out_when_it_expires_or_its_account_is_disabled(node: Node) -> None:
     headers = bearer(node.database, Role.OPERATOR)
 
@@ -289,6 +312,10 @@ def test_what_is_no_token_is_nobody_even_with_a_session(node: Node) -> None:
         answer = node.client.get("/api/v1/destinations", headers={"Authorization": wrong})
         assert answer.status_code == 401, wrong
         assert answer.headers["www-authenticate"] == "Bearer"
+    with node.database.read() as session:
+        refused = select(AuditEvent.details).where(AuditEvent.action == AuditAction.ACCESS_DENIED)
+        hashed = ["sha256" in each for each in session.scalars(refused.order_by(AuditEvent.id))]
+    assert hashed == [True, True, False, False, False]  # a hash of a password could be guessed back
 
 
 def test_refused_tokens_cannot_fill_the_audit(node: Node) -> None:

@@ -21,6 +21,8 @@ from models.account import Account, Role
 from models.settings import Settings
 
 Administrator = Annotated[Principal, Depends(Requires(Role.ADMIN, Scope.ACCOUNTS))]
+# What makes credentials.
+Person = Annotated[Principal, Depends(Requires(Role.ADMIN, Scope.ACCOUNTS, needs_person=True))]
 Somebody = Annotated[Principal, Depends(Requires(Role.VIEWER, Scope.ACCOUNTS))]
 Change = Callable[..., None]
 
@@ -57,7 +59,7 @@ def _add_accounts(routes: APIRouter, access: Access, settings: Settings) -> None
         return _accounts_page(access, request, who)
 
     @routes.post("/accounts/invitations")
-    def invite(request: Request, who: Administrator, role: Annotated[Role, Form()]) -> Response:
+    def invite(request: Request, who: Person, role: Annotated[Role, Form()]) -> Response:
         """Make a link, and show it this once."""
         with access.database.write() as session:
             secret = accounts.invite(session, role, _actor(request, who))
@@ -66,7 +68,7 @@ def _add_accounts(routes: APIRouter, access: Access, settings: Settings) -> None
 
     @routes.post("/accounts/{account_id}")
     def change(
-        request: Request, who: Administrator, account_id: int, to: Annotated[str, Form()]
+        request: Request, who: Person, account_id: int, to: Annotated[str, Form()]
     ) -> Response:
         """Shut an account out, let it in again, or give it another role."""
         if to not in _CHANGES:
@@ -114,7 +116,7 @@ def _add_tokens(routes: APIRouter, access: Access) -> None:
     @routes.post("/tokens")
     def create(
         request: Request,
-        who: Administrator,
+        who: Person,
         account: Text,
         name: Text,
         scopes: Annotated[list[Scope] | None, Form()] = None,

@@ -30,6 +30,8 @@ _FAILED_LOGINS: Final = (20, 600.0)  # of one address, in so many seconds
 _FAILED_SIGN_ONS: Final = (20, 600.0)  # that are recorded; they shut out no password
 _DENIALS: Final = (60, 600.0)  # that are recorded; a flood of them must not fill the audit
 
+_NO_PERSON: Final = "a token makes no credentials: log in"
+
 
 class Access:
     """Who may do what. One per application."""
@@ -60,9 +62,10 @@ class Access:
         secret = self.cookies.read(connection, SESSION)
         if principal.token_id is None and secret is not None:
             await csrf.require_token(connection, secret)
-        if not principal.may(wanted.role, wanted.scope):
-            await run_in_threadpool(self._record_denial, connection, principal, wanted)
-            raise _forbidden(principal, wanted)
+        lack = _lack(principal, wanted)
+        if lack is not None:
+            await run_in_threadpool(self._record_denial, connection, principal, lack)
+            raise _forbidden(lack, wanted)
         return principal
 
     async def whoever(self, connection: HTTPConnection) -> Principal | None:
@@ -80,9 +83,10 @@ class Access:
         if header is not None:
             scheme, _, secret = header.partition(" ")
             is_bearer = scheme.lower() == "bearer"
-            found = token_identity(self.database, secret.strip()) if is_bearer else None
+            token = secret.strip() if is_bearer else None
+            found = None if token is None else token_identity(self.database, token)
             if found is None:
-                self._record_unknown(connection, secret)
+                self._record_unknown(connection, token)
             return _principal(found)
         cookie = self.cookies.read(connection, SESSION)
         if cookie is None:
@@ -99,33 +103,36 @@ class Access:
             return True
         return not self.settings.behind_proxy and _is_loopback(address_of(connection))
 
-    def _record_denial(
-        self, connection: HTTPConnection, principal: Principal, wanted: Requires
-    ) -> None:
+    def _record_denial(self, connection: HTTPConnection, principal: Principal, lack: str) -> None:
         if not self._denials.note(address_of(connection)):
             return
         with self.database.write() as session:
             record(
                 session,
                 AuditAction.ACCESS_DENIED,
-                "role" if _lacks_role(principal, wanted) else "scope",
+                lack,
                 actor=principal.name,
                 peer=address_of(connection),
                 details={"token": principal.token_id, **_route(connection)},
             )
 
-    def _record_unknown(self, connection: HTTPConnection, secret: str) -> None:
-        """Record a token that does not work (any more), by the beginning of its hash."""
+    def _record_unknown(self, connection: HTTPConnection, token: str | None) -> None:
+        """Record a token that does not work (any more), by the beginning of its hash.
+
+        None is what is no token: it may be a password, whose hash could be guessed back.
+        """
         if not self._denials.note(address_of(connection)):
             return
-        digest = hashlib.sha256(secret.strip().encode()).hexdigest()
+        known = {}
+        if token is not None:
+            known["sha256"] = hashlib.sha256(token.encode()).hexdigest()[:16]
         with self.database.write() as session:
             record(
                 session,
                 AuditAction.ACCESS_DENIED,
                 "unknown_token",
                 peer=address_of(connection),
-                details={"sha256": digest[:16], **_route(connection)},
+                details={**known, **_route(connection)},
             )
 
 
@@ -160,20 +167,25 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def _lacks_role(principal: Principal, wanted: Requires) -> bool:
-    return not Principal(principal.name, principal.role).may(wanted.role, wanted.scope)
+def _lack(principal: Principal, wanted: Requires) -> str | None:
+    """Return what is missing, as the audit calls it."""
+    if not Principal(principal.name, principal.role).may(wanted.role, wanted.scope):
+        return "role"
+    if not principal.may(wanted.role, wanted.scope):
+        return "scope"
+    return "person" if wanted.needs_person and principal.token_id is not None else None
 
 
-def _forbidden(principal: Principal, wanted: Requires) -> HTTPException:
-    if _lacks_role(principal, wanted):
+def _forbidden(lack: str, wanted: Requires) -> HTTPException:
+    if lack == "scope":
         return HTTPException(
-            status.HTTP_403_FORBIDDEN, f"this is for the role {wanted.role} and above"
+            status.HTTP_403_FORBIDDEN,
+            f"the token lacks the scope {wanted.scope}",
+            {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{wanted.scope}"'},
         )
-    return HTTPException(
-        status.HTTP_403_FORBIDDEN,
-        f"the token lacks the scope {wanted.scope}",
-        {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{wanted.scope}"'},
-    )
+    is_role = lack == "role"
+    told = f"this is for the role {wanted.role} and above" if is_role else _NO_PERSON
+    return HTTPException(status.HTTP_403_FORBIDDEN, told)
 
 
 def _route(connection: HTTPConnection) -> dict[str, str]:
