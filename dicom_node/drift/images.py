@@ -31,8 +31,8 @@ _MOST: Final = 50_000  # images that one look reads
 class Image(NamedTuple):
     """One received object that ended. `percent` is that of its analysis, where there is one."""
 
+    id: int
     source: str
-    received_at: datetime
     kind: str  # analysed, or the reason why not
     model: int | None
     percent: float | None
@@ -54,12 +54,15 @@ class Side:
 
 @dataclass
 class Pair:
-    """What is compared of one source. `model` is the one that analysed its newest image."""
+    """What is compared of one source. `model` is the one that analysed its newest image.
+
+    `last` is the newest image of the reference: what came before it counts not as one of now.
+    """
 
     model: int | None = None
     reference: Side = field(default_factory=Side)
     current: Side = field(default_factory=Side)
-    reference_ends: datetime | None = None
+    last: int = 0
 
 
 def _bin(percent: float) -> int:
@@ -88,7 +91,7 @@ def pairs_by_source(
         _add_reference(session, settings, pairs, model)
     for image in now:
         for pair in _of(pairs, image):
-            if pair.reference_ends is None or image.received_at > pair.reference_ends:
+            if image.id > pair.last:
                 pair.current.add(image, pair.model)
     return pairs
 
@@ -103,22 +106,20 @@ def _add_reference(
     session: Session, settings: DriftSettings, pairs: Mapping[str, Pair], model: int | None
 ) -> None:
     """Give every pair with this model the images of its reference."""
-    chosen = {name for name, pair in pairs.items() if pair.model == model}
-    images = _reference(session, settings, model)
-    for image in images:
-        for name in {image.source, ALL} & chosen:
-            pair = pairs[name]
-            if settings.reference_from or pair.reference.kinds.total() < settings.reference_images:
-                pair.reference.add(image, model)
-                pair.reference_ends = image.received_at
+    for name, pair in pairs.items():
+        if pair.model != model:
+            continue
+        for image in _reference(session, settings, model, name):
+            pair.reference.add(image, model)
+            pair.last = image.id  # they come in this order
 
 
 def _images() -> AnyQuery:
-    """Select the images that ended, each with the analysis that counts."""
+    """Select the images that ended, each with the analysis that counts; not too many of them."""
     return (
         select(
+            Instance.id,
             Instance.calling_aet,
-            Instance.received_at,
             Instance.state,
             Instance.reason,
             Analysis.model_version_id,
@@ -140,12 +141,18 @@ def _newest(session: Session, since: datetime) -> list[Image]:
     return _read(session, query.order_by(Instance.received_at.desc()))
 
 
-def _reference(session: Session, settings: DriftSettings, model: int | None) -> list[Image]:
-    """Return the first images of each source, and of all, since a model version began.
+def _reference(
+    session: Session, settings: DriftSettings, model: int | None, source: str
+) -> list[Image]:
+    """Return the first images of a source, or of all, since a model version began.
 
-    Or those of the days that are set.
+    Or those of the days that are set. Each source is asked for by itself: one that begins late must
+    not be cut off by the many images of another. Ids follow the arrival, and the index of a source
+    has them.
     """
-    query = _images().order_by(Instance.received_at)
+    query = _images().order_by(Instance.id)
+    if source != ALL:
+        query = query.where(Instance.calling_aet == source)
     if settings.reference_from is not None and settings.reference_until is not None:
         first, last = _begin(settings.reference_from), _begin(settings.reference_until)
         within = (Instance.received_at >= first) & (Instance.received_at < last)
@@ -153,19 +160,10 @@ def _reference(session: Session, settings: DriftSettings, model: int | None) -> 
     began = session.scalar(select(ModelVersion.created_at).where(ModelVersion.id == model))
     if began is None:
         return []
-    rows = query.where(Instance.received_at >= began).subquery()
-    order = rows.c.received_at
-    of_source = func.row_number().over(partition_by=rows.c.calling_aet, order_by=order)
-    of_all = func.row_number().over(order_by=order)
-    counted = select(rows, of_source.label("of_source"), of_all.label("of_all")).subquery()
-    wanted = settings.reference_images
-    columns = [column for column in counted.c if column.name not in {"of_source", "of_all"}]
-    return _read(
-        session,
-        select(*columns)
-        .where((counted.c.of_source <= wanted) | (counted.c.of_all <= wanted))
-        .order_by(counted.c.received_at),
-    )
+    since = Instance.received_at >= began
+    oldest = select(func.min(Instance.id)).where(since).scalar_subquery()
+    wanted = query.where(Instance.id >= oldest, since).limit(settings.reference_images)
+    return _read(session, wanted)
 
 
 def _begin(day: date) -> datetime:
@@ -176,11 +174,11 @@ def _begin(day: date) -> datetime:
 def _read(session: Session, query: AnyQuery) -> list[Image]:
     return [
         Image(
+            key,
             source,
-            received_at,
             ANALYSED if state is InstanceState.ANALYSED else reason or "",
             model,
             percent,
         )
-        for source, received_at, state, reason, model, percent in session.execute(query)
+        for key, source, state, reason, model, percent in session.execute(query)
     ]

@@ -16,6 +16,7 @@ from sqlalchemy import insert
 
 from dicom_node.cli import cli
 from dicom_node.documents import Documents
+from dicom_node.drift import images
 from dicom_node.drift.judging import Drift, drifts
 from dicom_node.web.metrics import Metrics
 from models.base import utc_now
@@ -187,6 +188,25 @@ def test_a_new_version_of_the_model_begins_a_new_reference(database: Database) -
     _add(database, new, 300, _days(19), scale=4.0)
     _add(database, new, 200, _days(2), scale=4.0)
     assert not any(it.is_alarm for it in _found(database).values())
+
+
+def test_a_source_that_began_late_has_its_reference_behind_the_many_of_another(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_MOST", 400)
+    model = _model(database, "1")
+    for ago in (50, 49):
+        _add(database, model, 300, _days(ago))
+    _add(database, model, 300, _days(30), source="DX2")
+    _add(database, model, 150, _days(2))
+    _add(database, model, 150, _days(2), source="DX2", scale=4.0)
+    found = _found(database)
+    assert (found["DX2", "opacity"].is_known, found["DX2", "opacity"].is_alarm) == (True, True)
+    assert found["DX2", "reasons"].reference == found["CR1", "reasons"].reference == 300
+    assert not found["CR1", "opacity"].is_alarm
+    today = datetime.now(UTC).astimezone().date()
+    days = {"reference_from": today - _days(51), "reference_until": today - _days(28)}
+    assert _found(database, drift=days)["DX2", "opacity"].is_alarm
 
 
 def test_days_can_be_the_reference(database: Database) -> None:

@@ -16,7 +16,6 @@ from dicom_node.drift.statistics import (
     psi_of_bins,
     psi_of_kinds,
 )
-from models.base import utc_now
 from models.monitoring_sections import DriftSettings
 
 DEFAULTS = DriftSettings()
@@ -121,7 +120,7 @@ def test_a_new_reason_is_found_and_named() -> None:
 def test_a_reason_that_becomes_common_is_found() -> None:
     pair = _pair(1, 300)
     for _ in range(300):
-        pair.current.add(Image("CR1", utc_now(), "lateral_view", 1, None), 1)
+        pair.current.add(Image(1, "CR1", "lateral_view", 1, None), 1)
     found = _reasons("CR1", pair, DEFAULTS)
     assert (found.is_alarm, found.new_reasons) == (True, ())
     assert "CR1: lateral_view was 1" in found.sentence  # 10 % or so, and is 55 %
