@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node.audit.anchor import size_of
@@ -37,6 +37,7 @@ from models.seal import AuditMark, AuditSeal
 GRACE: Final = timedelta(minutes=15)  # within which an event is sealed, and a seal anchored
 _BLOCK_EVENTS: Final = 5000
 _BLOCK_SEALS: Final = 500
+_WRITTEN: Final = "dddd-dd-dd dd:dd:dd.dddddd".replace("d", "[0-9]")  # a time, in SQLite
 
 Rows = dict[int, Values | None]
 
@@ -52,6 +53,7 @@ class Verification:
     events: int = 0
     seals: int = 0
     _redacted: set[int] = field(default_factory=set)
+    _changed: set[int | None] = field(default_factory=set)
 
     def findings(self) -> Iterator[Finding]:
         """Yield all that is wrong, in the order of seals; then what no seal covers; the anchor.
@@ -70,6 +72,7 @@ class Verification:
             self.session.expunge_all()
         yield from self._unsealed_marks()
         yield from self._unsealed_events(old)
+        yield from self._odd_times()
         if self.anchor is not None:
             yield from compare_with_anchor(self.session, self.anchor, size, old)
 
@@ -122,6 +125,7 @@ class Verification:
         rows = events_by_id(self.session, [mark.event_id for mark in marks])
         found = [each for mark in marks for each in self._event(key, seal, mark, rows)]
         wrong = {each.event_id for each in found}
+        self._changed |= {each.event_id for each in found if each.kind is FindingKind.EVENT_CHANGED}
         if not is_sound and len(wrong) == len(marks) > 1:
             yield Finding(
                 FindingKind.EVENT_CHANGED,
@@ -181,17 +185,36 @@ class Verification:
             yield Finding(FindingKind.MARKS_UNSEALED, what, number, first, last)
 
     def _unsealed_events(self, old: datetime) -> Iterator[Finding]:
-        """Yield the old events that no seal covers, as ranges of ids without another between."""
+        """Yield the events that no seal covers, as ranges of ids without another between.
+
+        Those that are old, and those that no sealer would ever take: with an id that the node
+        does not give, or among sealed ones with a time that is still to come.
+        """
         marked = exists().where(AuditMark.event_id == AuditEvent.id)
+        highest = select(func.max(AuditMark.event_id)).scalar_subquery()
+        is_to_come = and_(AuditEvent.at > old + 2 * GRACE, AuditEvent.id < highest)
         query = (
             select(AuditEvent.id)
-            .where(~marked, AuditEvent.at < old)
+            .where(~marked, or_(AuditEvent.at < old, AuditEvent.id < 1, is_to_come))
             .order_by(AuditEvent.id)
             .execution_options(yield_per=_BLOCK_EVENTS)
         )
         for first, last in ranges(self.session.scalars(query)):
             row = events_by_id(self.session, [first])[first]
             yield _unsealed(first, last, row["at"] if row is not None else None)
+
+    def _odd_times(self) -> Iterator[Finding]:
+        """Yield the events whose time SQLite, which compares it as text, does not find by it."""
+        if self.session.get_bind().dialect.name != "sqlite":
+            return
+        is_odd = or_(func.glob(_WRITTEN, AuditEvent.at) == 0, func.typeof(AuditEvent.at) != "text")
+        query = select(AuditEvent.id, AuditMark.seal_number).outerjoin(
+            AuditMark, AuditMark.event_id == AuditEvent.id
+        )
+        for event_id, seal in self.session.execute(query.where(is_odd).order_by(AuditEvent.id)):
+            if event_id not in self._changed:
+                what = f"the time of event {event_id} is not as the node writes it: it was changed"
+                yield Finding(FindingKind.EVENT_CHANGED, what, seal, event_id)
 
 
 def _unsealed(first: int, last: int, at: datetime | None) -> Finding:

@@ -1,5 +1,6 @@
 """Rows with what Python cannot read: sealed, named by the proof, and in nobody's way."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_node.audit.columns import events_by_id
 from dicom_node.audit.log import AuditFilter, every_event
+from models.audit import AuditAction, AuditEvent
+from models.base import utc_now
 from models.session import Database
 
 _DEEP = "[" * 50_000 + "]" * 50_000
@@ -69,6 +72,35 @@ def test_an_old_event_without_a_seal_is_named_whatever_its_time_is(tmp_path: Pat
         audit.add(1)
         audit.sql("UPDATE audit_event SET at = '!' WHERE id = 2")
         assert ("event_unsealed", None, 2) in audit.found()
+
+
+@pytest.mark.parametrize(
+    "at", ["replace(replace(at, '-', ''), ' ', 'T')", "replace(at, ' ', 'T')", "CAST(at AS BLOB)"]
+)
+def test_a_time_in_another_form_is_named(tmp_path: Path, at: str) -> None:
+    """SQLite compares it as text: no filter by time would find such an event."""
+    with open_database(f"sqlite:///{tmp_path / 'node.db'}") as database:
+        audit = SealedAudit.of(database, tmp_path)
+        audit.sealed(2)
+        audit.sql(f"UPDATE audit_event SET at = {at} WHERE id = 2")  # noqa: S608  constants
+        assert audit.found() == [("event_changed", 1, 2)]
+
+
+@pytest.mark.parametrize("event_id", [-1, 0, 2])
+def test_an_event_that_no_sealer_will_ever_take_is_named(
+    emptied_database: Database, tmp_path: Path, event_id: int
+) -> None:
+    """Its id is not above the sealed ones, and its time is never old."""
+    audit = SealedAudit.of(emptied_database, tmp_path)
+    audit.sealed(1)
+    event = {"action": AuditAction.QUERY, "outcome": "success"}
+    with emptied_database.write() as session:
+        session.add(AuditEvent(id=9, **event))
+    assert audit.seal() == 1
+    audit = SealedAudit(audit.database, audit.settings)
+    with emptied_database.write() as session:
+        session.add(AuditEvent(id=event_id, at=utc_now() + timedelta(days=400), **event))
+    assert audit.found() == [("event_unsealed", None, event_id)]
 
 
 def test_a_database_that_does_not_answer_is_no_unreadable_event(tmp_path: Path) -> None:
