@@ -1,5 +1,8 @@
 """The anchor: every seal on a line of a file outside of the database, so that a cut tail shows."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -45,14 +48,46 @@ def line_of(seal: AuditSeal) -> str:
 
 
 def append(path: Path, seals: list[AuditSeal]) -> None:
-    """Write seals behind what is there, durably. Raises OSError."""
+    """Write seals behind what is there, durably, all or none. Raises OSError."""
     make_directory(path.parent)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
     try:
-        os.write(descriptor, "".join(f"{line_of(seal)}\n" for seal in seals).encode())
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        start = _end_last_line(descriptor)
+        _write(descriptor, start + "".join(f"{line_of(seal)}\n" for seal in seals).encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Write all, or leave the file as it was unless others write too. Raises OSError."""
+    before = os.fstat(descriptor).st_size
+    written = os.write(descriptor, data)
+    if written < len(data):
+        if os.fstat(descriptor).st_size == before + written:
+            os.ftruncate(descriptor, before)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _end_last_line(descriptor: int) -> bytes:
+    """Cut off a last line that was not written to its end; return what is to come before ours.
+
+    One that says something, or is no such rest, or cannot be cut off stays as a line of its own.
+    """
+    size = os.fstat(descriptor).st_size
+    start = max(0, size - _TAIL_BYTES)
+    tail = os.pread(descriptor, size - start, start)
+    if not tail or tail.endswith(b"\n"):
+        return b""
+    before = tail.rfind(b"\n") + 1
+    is_rest = (before > 0 or start == 0) and _parse(tail[before:]) is None
+    if is_rest:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, start + before)
+            return b""
+    return b"\n"
 
 
 def last_anchored(path: Path) -> Anchored | None:
