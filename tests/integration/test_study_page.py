@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from web_accounts import browser
 from web_served import PAGE, served, web_settings
 
+from dicom_node.web.metrics.paced import Paced
 from models.account import Role
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
@@ -257,3 +258,15 @@ def test_a_destination_that_nobody_named_is_not_asked(
     answer = client.post("/deliveries/retry", data=form, headers=headers)
     assert answer.status_code == 409
     assert "no destination is named" in answer.text
+
+
+def test_what_is_not_counted_yet_is_said_on_the_page_of_the_system(
+    node: tuple[Database, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, client = node
+    text = _get(client, database, "/system", Role.OPERATOR).text
+    assert "Not enough images yet to compare" in text
+    monkeypatch.setattr(Paced, "value", lambda _: None)
+    text = _get(client, database, "/system", Role.OPERATOR).text
+    assert text.lower().count("being counted: reload in a moment") == 3  # ledger, disks, drift
+    assert "Not enough images yet to compare" not in text

@@ -30,13 +30,15 @@ class Paced(Generic[T]):
     """One reading, made again when somebody asks and it is `every` seconds old.
 
     Nothing runs while nobody asks. Of the first reading the asker waits for some seconds; after
-    that nobody waits. A reading may take a twentieth of the time, not more.
+    that nobody waits, unless the last one is older than `longest_age`. A reading may take a
+    twentieth of the time, not more.
     """
 
     name: str
     read: Callable[[], T]
     every: float
     wait_seconds: float = 2.0
+    longest_age: float = float("inf")  # or, if that is more, until the next one may begin
     monotonic: Callable[[], float] = time.monotonic
     _last: Reading[T] | None = None
     _not_before: float = float("-inf")
@@ -44,16 +46,26 @@ class Paced(Generic[T]):
     _thread: threading.Thread | None = field(default=None, repr=False)
 
     def value(self) -> Reading[T] | None:
-        """Return the newest reading; None while there is none. Starts the next when it is due."""
+        """Return the newest reading; None while there is none that is young enough.
+
+        Starts the next when it is due.
+        """
         with self._lock:
             is_running = self._thread is not None and self._thread.is_alive()
             if not is_running and self.monotonic() >= self._not_before:
                 self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
                 self._thread.start()
             thread = self._thread
-        if self._last is None and thread is not None:
+        if self._young() is None and thread is not None:
             thread.join(self.wait_seconds)
-        return self._last
+        return self._young()
+
+    def _young(self) -> Reading[T] | None:
+        last = self._last
+        if last is None:
+            return None
+        longest = max(self.longest_age, _SHARE * last.seconds)
+        return last if self.monotonic() - last.at <= longest else None
 
     def join(self, seconds: float) -> None:
         """Wait until the reading that was started has ended."""

@@ -27,6 +27,9 @@ from models.base import utc_now
 
 _COUNT_SECONDS = 10.0
 _DRIFT_SECONDS = 600.0
+# What is older is not shown: it may be of the last visit, days ago.
+_OLDEST_COUNT_SECONDS = 60.0
+_OLDEST_DRIFT_SECONDS = 3600.0
 Name = Annotated[str, Path(max_length=64)]
 
 
@@ -59,8 +62,12 @@ class System:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self.counted: Paced[Counted] = Paced("counts of the page", self._count, _COUNT_SECONDS)
-        self.drift: Paced[list[Drift]] = Paced("drift of the page", self._drift, _DRIFT_SECONDS)
+        self.counted: Paced[Counted] = Paced(
+            "counts of the page", self._count, _COUNT_SECONDS, longest_age=_OLDEST_COUNT_SECONDS
+        )
+        self.drift: Paced[list[Drift]] = Paced(
+            "drift of the page", self._drift, _DRIFT_SECONDS, longest_age=_OLDEST_DRIFT_SECONDS
+        )
         self.workers = Remembered(self._ask)
 
     def _count(self) -> Counted:
@@ -146,7 +153,7 @@ def _page(
         "destinations": receivers,
         "configured": {each.name: each for each in site.settings.destinations},
         "plot": _plot(now),
-        "drift": [each for each in (drift.value if drift else []) if each.is_known],
+        "drift": [each for each in drift.value if each.is_known] if drift else None,
         "problem": problem,
         "said": said,
     }
