@@ -179,3 +179,20 @@ class FhirPeer:
             self.resources[key] = resource
             self.versions[key] = self.versions.get(key, 0) + 1
         return {"response": {"status": "200 OK" if is_known else "201 Created"}}
+
+
+def status_of(message: Any) -> str:
+    """Return OBR-25."""
+    return str(message.segment("OBR")[25])
+
+
+def names_of(message: Any, status: str) -> set[str]:
+    """Return the names of what is told of images with a status."""
+    lines = message.segments("OBX")
+    return {str(it[3]).partition("^")[0] for it in lines if str(it[4]) and str(it[11]) == status}
+
+
+def totals_of(message: Any) -> list[float]:
+    """Return the total percentages that stand."""
+    lines = message.segments("OBX")
+    return [float(str(it[5])) for it in lines if "_PCT_TOTAL^" in str(it[3]) and str(it[5])]

@@ -4,6 +4,7 @@ Beside the SR they are extras: what cannot be made is left out, and audited. Wit
 image there is no SR, and a message may still be due: that there is no figure, or no more.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,12 +28,14 @@ from worker import fhir_bundle, oru
 from worker.correction import corrected_header
 from worker.equipment import ObjectContext
 from worker.errors import AnalysisFailed, NotAnalysable
-from worker.extras import made_or_none
+from worker.extras import audit_left_out, made_or_none
 from worker.header import normalised_header
 from worker.message_content import MessageContent
 from worker.results import Product, ResultStore
 from worker.sandbox import Sandbox
 from worker.types import UnanalysedImage
+
+log = logging.getLogger(__name__)
 
 _MOST_HEADERS: Final = 8  # that are tried for a name of the patient
 
@@ -66,6 +69,7 @@ def wanted_messages(settings: Settings) -> list[ArtifactKind]:
 def earlier_messages(session: Session, settings: Settings, job: Job) -> Earlier:
     """Return the newest message of each wanted kind of earlier revisions of the study.
 
+    A kind whose message is lost is not there: without it nothing can be said of what it stated.
     Raises OSError when one cannot be read.
     """
     found: dict[ArtifactKind, bytes | None] = {}
@@ -80,7 +84,10 @@ def earlier_messages(session: Session, settings: Settings, job: Job) -> Earlier:
             .order_by(Artifact.revision.desc())
             .limit(1)
         )
-        found[kind] = (settings.artifact_dir / key).read_bytes() if key else None
+        try:
+            found[kind] = (settings.artifact_dir / key).read_bytes() if key else None
+        except FileNotFoundError:
+            log.error("%s left out: the file of the message before is lost", kind.value)  # noqa: TRY400  its name says nothing more
     return found
 
 
@@ -119,20 +126,23 @@ def store_without_figures(
         rest = _listed(unanalysed_instances(session, study.id))
         earlier = earlier_messages(session, settings, job)
         header = _header_of(study, rest, settings, sandbox)
-    content = MessageContent(
-        header, (), tuple(image for image, _ in rest), context, settings.messages
-    )
-    products = [
-        each
-        for each in message_products(content, earlier)
-        if _says_something(
-            each, earlier[each.kind], tells=bool(rest) and settings.tells_not_analysed
-        )
-    ]
+    images = tuple(image for image, _ in rest)
+    content = MessageContent(header, (), images, context, settings.messages)
+    tells = bool(rest) and settings.tells_not_analysed
+    made = message_products(content, earlier)
+    due = _to_be_told(settings, earlier, tells=tells)
+    audit_left_out(database, job, due, [each.kind for each in made])
+    products = [each for each in made if _says_something(each, earlier[each.kind], tells=tells)]
     if not products:
         return False
     store.store_report(job.id, [], products)
     return True
+
+
+def _to_be_told(settings: Settings, earlier: Earlier, *, tells: bool) -> list[ArtifactKind]:
+    """Return the kinds of which receivers may have a message, or are to get their first one."""
+    has_none = {kind for kind, before in earlier.items() if before is None}
+    return [kind for kind in wanted_messages(settings) if tells or kind not in has_none]
 
 
 def _says_something(product: Product, before: bytes | None, *, tells: bool) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from models.audit import AuditAction, record
 from models.files import header_path
-from models.imaging import SET_ASIDE, Instance, Study
+from models.imaging import SET_ASIDE, Instance
 from models.job import Job
 from models.log import bind
 from models.reasons import SENTENCES, Reason
@@ -30,7 +29,7 @@ from worker.capture import Findings, display_png, layer_png, overlay, overlay_pn
 from worker.correction import corrected_header, corrected_image, header_sha256
 from worker.equipment import ObjectContext, to_bytes
 from worker.errors import AnalysisFailed, ImageWithdrawnError, NotAnalysable
-from worker.extras import made_or_none
+from worker.extras import audit_left_out, made_or_none
 from worker.figures import measurements_of, spacing_of
 from worker.leases import LeaseLostError, claim, heartbeat
 from worker.loading import LoadedModel, LoadedModels
@@ -82,7 +81,8 @@ def analyse(job_id: int, runtime: Runtime) -> None:
             with watch("objects"):
                 products = _products(result, _context(runtime, job), runtime.settings)
             result = replace(result, stages={**result.stages, **watch.stages})
-            _audit_left_out(runtime, job, _extras(runtime.settings), products)
+            made = [each.kind for each in products]
+            audit_left_out(runtime.database, job, _extras(runtime.settings), made)
             runtime.store.store_analysis(job_id, model.model_version_id, result, products)
             log.info("job %d: analysed in %.2f s", job_id, result.seconds)
 
@@ -113,7 +113,7 @@ def report(job_id: int, runtime: Runtime) -> None:
         analyses, products = _report_products(runtime, job)
         wanted = [ArtifactKind.PDF] if runtime.settings.makes_documents else []
         wanted += wanted_messages(runtime.settings)
-        _audit_left_out(runtime, job, wanted, products)
+        audit_left_out(runtime.database, job, wanted, [each.kind for each in products])
         runtime.store.store_report(job_id, analyses, products)
         log.info("job %d: report over %d images", job_id, len(analyses))
 
@@ -282,26 +282,6 @@ def _extra(kind: ArtifactKind, build: Callable[[], Dataset]) -> list[Product]:
     """Return the product, or nothing where it cannot be made: SEG and SR stand without it."""
     made = made_or_none(kind.value, lambda: _object(kind, build()), _OF_THE_JOB)
     return [] if made is None else [made]
-
-
-def _audit_left_out(
-    runtime: Runtime, job: Job, wanted: Iterable[ArtifactKind], products: Iterable[Product]
-) -> None:
-    left_out = set(wanted) - {each.kind for each in products}
-    if not left_out:
-        return
-    with runtime.database.write() as session:
-        study = session.get(Study, job.study_id) if job.study_id else None
-        instance = session.get(Instance, job.instance_id) if job.instance_id else None
-        for kind in sorted(left_out):
-            record(
-                session,
-                AuditAction.ARTIFACT_LEFT_OUT,
-                kind.value,
-                study_instance_uid=study.study_instance_uid if study else None,
-                sop_instance_uid=instance.sop_instance_uid if instance else None,
-                details={"job_id": job.id},
-            )
 
 
 def _object(kind: ArtifactKind, ds: Dataset) -> Product:

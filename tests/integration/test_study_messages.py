@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 from message_nodes import MessageBench, message_node
-from message_peers import CLOSE, HANG, FhirPeer, MllpPeer, acknowledged
+from message_peers import (
+    CLOSE,
+    HANG,
+    FhirPeer,
+    MllpPeer,
+    acknowledged,
+    names_of,
+    status_of,
+    totals_of,
+)
 from rejection_bench import image
 from rejection_notes import WORKLIST, rejection_note
 from servers import free_port
@@ -19,7 +28,12 @@ from models.audit import AuditAction, AuditEvent
 from models.delivery import Destination
 from models.result import Analysis, Artifact
 from models.settings import load_settings
-from models.states import ArtifactKind, CircuitState, DeliveryState, StudyState
+from models.states import (
+    ArtifactKind,
+    CircuitState,
+    DeliveryState,
+    StudyState,
+)
 from worker import study_messages
 from worker.sandbox import Sandbox
 
@@ -71,21 +85,6 @@ def _fhir(peer: FhirPeer, **more: object) -> dict[str, Any]:
     return {"name": "ehr", "url": peer.url, **more}
 
 
-def _status(message: Any) -> str:
-    return str(message.segment("OBR")[25])
-
-
-def _names(message: Any, status: str) -> set[str]:
-    """The names of what is told of images with a status."""
-    lines = message.segments("OBX")
-    return {str(it[3]).partition("^")[0] for it in lines if str(it[4]) and str(it[11]) == status}
-
-
-def _total(message: Any) -> list[float]:
-    lines = message.segments("OBX")
-    return [float(str(it[5])) for it in lines if "_PCT_TOTAL^" in str(it[3]) and str(it[5])]
-
-
 @ONE_DATABASE
 def test_a_study_is_told_as_hl7_and_as_fhir(node: Make, ris: MllpPeer, ehr: FhirPeer) -> None:
     it = node(_hl7(ris), _fhir(ehr))
@@ -95,11 +94,11 @@ def test_a_study_is_told_as_hl7_and_as_fhir(node: Make, ris: MllpPeer, ehr: Fhir
     assert it.of_kind(HL7) == it.of_kind(FHIR) == [(1, SENT)]
     assert [kind for kind, _ in it.deliveries()] == ["hl7", "fhir"]
     (message,) = ris.messages
-    assert _status(message) == "R"
+    assert status_of(message) == "R"
     assert str(message.segment("PID")[3]) == "P1^^^^PI"
     (analysis,) = it.all(Analysis)
-    assert _total(message) == [round(analysis.opacity_percent_total, 2)]
-    assert _names(message, "X") == {"NOT_ANALYSED"}
+    assert totals_of(message) == [round(analysis.opacity_percent_total, 2)]
+    assert names_of(message, "X") == {"NOT_ANALYSED"}
     (report,) = ehr.of_kind("DiagnosticReport")
     assert report["status"] == "preliminary"
     assert len(report["result"]) == 2
@@ -182,8 +181,8 @@ def test_a_late_image_corrects_the_report(node: Make, ris: MllpPeer, ehr: FhirPe
     it.send(image(2))
     it.run()
     assert it.of_kind(HL7) == it.of_kind(FHIR) == [(1, SENT), (2, SENT)]
-    assert list(map(_status, ris.messages)) == ["R", "C"]
-    assert len(_total(ris.messages[1])) == 2
+    assert list(map(status_of, ris.messages)) == ["R", "C"]
+    assert len(totals_of(ris.messages[1])) == 2
     (report,) = ehr.of_kind("DiagnosticReport")
     assert report["status"] == "corrected"
     assert len(ehr.of_kind("Observation")) == 2
@@ -204,7 +203,7 @@ def test_a_message_that_waited_too_long_is_replaced_and_not_sent(node: Make) -> 
             it.deliver()
     it.run()
     assert it.of_kind(HL7) == [(1, WITHDRAWN), (2, SENT)]
-    assert list(map(_status, peer.messages)) == ["C"]
+    assert list(map(status_of, peer.messages)) == ["C"]
     assert it.study.state is StudyState.DELIVERED
     assert it.unbalanced == []
 
@@ -216,17 +215,17 @@ def test_rejected_images_are_taken_back(node: Make, ris: MllpPeer, ehr: FhirPeer
     it.run()
     it.send(rejection_note([first]))
     it.run()
-    assert _status(ris.messages[1]) == "C"
-    assert "OPACITY_AREA_PCT_TOTAL" in _names(ris.messages[1], "D")
-    assert len(_total(ris.messages[1])) == 1
+    assert status_of(ris.messages[1]) == "C"
+    assert "OPACITY_AREA_PCT_TOTAL" in names_of(ris.messages[1], "D")
+    assert len(totals_of(ris.messages[1])) == 1
     it.send(rejection_note([second], WORKLIST))
     it.run()
     assert it.study.state is StudyState.CLOSED
     assert it.of_kind(HL7) == it.of_kind(FHIR) == [(1, SENT), (2, SENT), (3, SENT)]
     last = ris.messages[2]
-    assert _status(last) == "C"
-    assert _total(last) == []
-    assert "OPACITY_AREA_PCT_TOTAL" in _names(last, "W")
+    assert status_of(last) == "C"
+    assert totals_of(last) == []
+    assert "OPACITY_AREA_PCT_TOTAL" in names_of(last, "W")
     (report,) = ehr.of_kind("DiagnosticReport")
     assert report["status"] == "entered-in-error"
     assert {each["status"] for each in ehr.of_kind("Observation")} == {"entered-in-error"}
@@ -249,8 +248,8 @@ def test_under_a_corrected_patient_the_first_message_is_taken_back(
     it.run()
     patients = [str(each.segment("PID")[3]).partition("^")[0] for each in ris.messages]
     assert patients == ["P1", "P1", "P2"]
-    assert list(map(_status, ris.messages)) == ["R", "C", "R"]
-    assert "OPACITY_AREA_PCT_TOTAL" in _names(ris.messages[1], "W")
+    assert list(map(status_of, ris.messages)) == ["R", "C", "R"]
+    assert "OPACITY_AREA_PCT_TOTAL" in names_of(ris.messages[1], "W")
     (report,) = ehr.of_kind("DiagnosticReport")
     assert report["subject"]["identifier"]["value"] == "P2"
     assert it.of_kind(HL7) == [(1, SENT), (2, SENT)]
@@ -284,7 +283,7 @@ def test_why_there_is_no_figure_is_told_where_it_is_wanted(
     assert it.of_kind(HL7) == [(1, SENT)]
     assert it.of_kind(FHIR) == []
     (message,) = ris.messages
-    assert _status(message) == "X"
+    assert status_of(message) == "X"
     assert str(message.segment("PID")[5]).startswith("Phantom^Chest")
     assert it.unbalanced == []
     # The same again is no news; a figure is, to both.
@@ -293,7 +292,7 @@ def test_why_there_is_no_figure_is_told_where_it_is_wanted(
     assert len(ris.messages) == 1
     it.send(image(2))
     it.run()
-    assert list(map(_status, ris.messages)) == ["X", "C"]
+    assert list(map(status_of, ris.messages)) == ["X", "C"]
     assert [each["status"] for each in ehr.of_kind("DiagnosticReport")] == ["corrected"]
     assert it.study.state is StudyState.DELIVERED
     assert it.unbalanced == []
@@ -303,11 +302,7 @@ def test_why_there_is_no_figure_is_told_where_it_is_wanted(
 def test_a_message_that_cannot_be_made_is_left_out_and_audited(
     node: Make, ris: MllpPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> bytes:
-        raise ZeroDivisionError
-
-    syntaxes = study_messages._SYNTAXES
-    monkeypatch.setitem(syntaxes, HL7, replace(syntaxes[HL7], build=broken))
+    _broken(monkeypatch, HL7)
     it = node(_hl7(ris))
     it.send(image())
     it.run()
@@ -316,6 +311,55 @@ def test_a_message_that_cannot_be_made_is_left_out_and_audited(
     assert [outcome for outcome, _ in it.events(AuditAction.ARTIFACT_LEFT_OUT)] == ["hl7"]
     assert ris.messages == []
     assert it.unbalanced == []
+
+
+def _broken(monkeypatch: pytest.MonkeyPatch, kind: ArtifactKind) -> None:
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    syntaxes = study_messages._SYNTAXES
+    monkeypatch.setitem(syntaxes, kind, replace(syntaxes[kind], build=broken))
+
+
+@ONE_DATABASE
+def test_a_deletion_that_cannot_be_made_is_audited_too(
+    node: Make, ris: MllpPeer, ehr: FhirPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = node(_hl7(ris), _fhir(ehr))
+    only = image()
+    it.send(only)
+    it.run()
+    _broken(monkeypatch, HL7)
+    it.send(rejection_note([only]))
+    it.run()
+    assert it.study.state is StudyState.CLOSED
+    assert [outcome for outcome, _ in it.events(AuditAction.ARTIFACT_LEFT_OUT)] == ["hl7"]
+    assert it.of_kind(HL7) == [(1, SENT)]
+    assert it.of_kind(FHIR) == [(1, SENT), (2, SENT)]
+
+
+@ONE_DATABASE
+def test_a_lost_message_leaves_the_next_of_its_kind_out_and_no_report(
+    node: Make, ris: MllpPeer, ehr: FhirPeer
+) -> None:
+    it = node(_hl7(ris), _fhir(ehr))
+    first, second = image(1), image(2)
+    it.send(first)
+    it.run()
+    (lost,) = it.all(Artifact, Artifact.kind == HL7)
+    (it.settings.artifact_dir / lost.storage_key).unlink()
+    it.send(second)
+    it.run()
+    assert it.study.state is StudyState.DELIVERED
+    assert len(it.artifacts(ArtifactKind.SR)) == 2
+    assert it.of_kind(HL7) == [(1, SENT)]
+    assert it.of_kind(FHIR) == [(1, SENT), (2, SENT)]
+    it.send(rejection_note([first, second]))
+    it.run()
+    assert it.study.state is StudyState.CLOSED
+    assert it.of_kind(FHIR)[2:] == [(3, SENT)]
+    left_out = [outcome for outcome, _ in it.events(AuditAction.ARTIFACT_LEFT_OUT)]
+    assert left_out == ["hl7", "hl7"]
 
 
 @ONE_DATABASE
