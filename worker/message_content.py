@@ -48,6 +48,9 @@ class MessageContent:
     """A study revision: whose it is, its images with figures and without, and the SR about them.
 
     `header` is the normalised header of an image, or what the rows know of the study.
+    `known_issuer` is who assigned the PatientID by the rows; empty where an operator took the
+    issuer away, None where they do not say. Images of one patient may leave it out or come later,
+    and the patient of the messages must not change with them.
     """
 
     header: Dataset
@@ -56,6 +59,7 @@ class MessageContent:
     context: ObjectContext
     settings: MessageSettings
     report_uid: str | None = None
+    known_issuer: str | None = None
 
     @classmethod
     def of_report(
@@ -65,11 +69,12 @@ class MessageContent:
         context: ObjectContext,
         settings: MessageSettings,
         report_uid: str,
+        known_issuer: str | None = None,
     ) -> Self:
         """Return the content of a report, in the order of its SR; there is at least one image."""
         ordered = tuple(sorted(images, key=lambda image: image.key))
         listed = tuple(sorted({image for image in rest if image.is_listed}))
-        return cls(ordered[0].header, ordered, listed, context, settings, report_uid)
+        return cls(ordered[0].header, ordered, listed, context, settings, report_uid, known_issuer)
 
     @property
     def study_uid(self) -> str:
@@ -91,8 +96,11 @@ class MessageContent:
     @property
     def issuer(self) -> str:
         """Who assigned the PatientID, as far as it is known."""
-        said = str(self.header.get("IssuerOfPatientID") or "")
-        return said or self.settings.assigning_authority
+        if self.known_issuer is not None:
+            return self.known_issuer or self.settings.assigning_authority
+        headers = (self.header, *(image.header for image in self.images))
+        said = (str(each.get("IssuerOfPatientID") or "") for each in headers)
+        return next(filter(None, said), self.settings.assigning_authority)
 
     def uid(self, *parts: str) -> str:
         """Return the identifier of something in this study: the same in every revision."""

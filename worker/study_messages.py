@@ -17,10 +17,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.files import header_path
-from models.imaging import Instance, Study
+from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.job import Job
 from models.reasons import Reason
-from models.result import Artifact, newest_analyses, unanalysed_instances
+from models.result import Artifact, newest_analyses, of_the_patient, unanalysed_instances
 from models.session import Database
 from models.settings import Settings
 from models.states import ArtifactKind
@@ -91,6 +91,22 @@ def earlier_messages(session: Session, settings: Settings, job: Job) -> Earlier:
     return found
 
 
+def known_issuer(session: Session, study: Study) -> str | None:
+    """Return who assigned the PatientID of a study, as far as the rows know.
+
+    Where the first image did not say: the first one that did, also if it was withdrawn since. An
+    operator has the last word, also by taking the issuer away: then it is empty.
+    """
+    if study.issuer_of_patient_id:
+        return study.issuer_of_patient_id
+    of_study = select(Instance).join(Series).join(Study).where(Series.study_id == study.id)
+    of_study = of_study.where(Instance.state.not_in(SET_ASIDE), of_the_patient())
+    rows = session.scalars(of_study.order_by(Instance.id)).all()
+    if any((row.correction or {}).get("IssuerOfPatientID") == "" for row in rows):
+        return ""
+    return next((row.issuer_of_patient_id for row in rows if row.issuer_of_patient_id), None)
+
+
 def message_products(content: MessageContent, earlier: Earlier) -> list[Product]:
     """Return the messages of a study revision, without those that cannot be made."""
     products = []
@@ -126,8 +142,9 @@ def store_without_figures(
         rest = _listed(unanalysed_instances(session, study.id))
         earlier = earlier_messages(session, settings, job)
         header = _header_of(study, rest, settings, sandbox)
+        issuer = known_issuer(session, study)
     images = tuple(image for image, _ in rest)
-    content = MessageContent(header, (), images, context, settings.messages)
+    content = MessageContent(header, (), images, context, settings.messages, None, issuer)
     tells = bool(rest) and settings.tells_not_analysed
     made = message_products(content, earlier)
     due = _to_be_told(settings, earlier, tells=tells)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from models.files import header_path
-from models.imaging import SET_ASIDE, Instance
+from models.imaging import SET_ASIDE, Instance, Study
 from models.job import Job
 from models.log import bind
 from models.reasons import SENTENCES, Reason
@@ -44,6 +44,7 @@ from worker.secondary_capture import build_secondary_capture
 from worker.segmentation import build_segmentation
 from worker.study_messages import (
     earlier_messages,
+    known_issuer,
     message_products,
     store_without_figures,
     wanted_messages,
@@ -302,6 +303,7 @@ def _report_products(runtime: Runtime, job: Job) -> tuple[list[Analysis], list[P
         sr, pdf = (_predecessor(runtime, session, job, kind) for kind in _OF_STUDIES)
         pictures = [_picture(runtime, session, each) for each in analyses] if with_page else []
         earlier = earlier_messages(session, runtime.settings, job)
+        issuer = known_issuer(session, session.get_one(Study, study_id))
 
     def page() -> Dataset:
         from worker.document import build_document  # noqa: PLC0415  matplotlib, only where wanted
@@ -315,7 +317,7 @@ def _report_products(runtime: Runtime, job: Job) -> tuple[list[Analysis], list[P
     if earlier:
         uid, settings = str(report.SOPInstanceUID), runtime.settings.messages
         extras += message_products(
-            MessageContent.of_report(images, rest, context, settings, uid), earlier
+            MessageContent.of_report(images, rest, context, settings, uid, issuer), earlier
         )
     return analyses, [_object(ArtifactKind.SR, report), *extras]
 

@@ -95,6 +95,14 @@ def test_the_report_says_whose_it_is_and_refers_to_the_study() -> None:
     assert SENTENCES[Reason.LATERAL_VIEW] in report.conclusion
 
 
+def test_the_issuer_is_the_study_s_also_where_the_first_image_names_none() -> None:
+    named = report_image(0.6, SOPInstanceUID=SECOND, IssuerOfPatientID="NORTH")
+    mixed = content(report_image(), named)
+    known = replace(content(report_image()), known_issuer="NORTH")
+    for told in (mixed, known):
+        assert _report(build_bundle(told)).subject.identifier.assigner.display == "NORTH"
+
+
 def test_without_a_zone_only_the_date_is_certain() -> None:
     report = _report(build_bundle(content()))
     assert report.effectiveDateTime.isoformat() == "2026-01-01"

@@ -130,6 +130,25 @@ def test_the_patient_is_named_as_in_the_image() -> None:
     assert str(pid[3]) == "P-1^^^NORTH^PI"
 
 
+def test_an_image_that_names_no_issuer_makes_no_other_patient() -> None:
+    silent, second = two_images()
+    named = report_image(0.6, SOPInstanceUID=SECOND, IssuerOfPatientID="NORTH")
+    first = build_oru(content(named))
+    own = "P-1^^^NORTH^PI"
+    assert str(_one(first).segment("PID")[3]) == own
+    for told in (
+        content(silent, named),
+        replace(content(silent, second), known_issuer="NORTH"),
+        replace(without_figures(content(silent, second), LATERAL), known_issuer="NORTH"),
+    ):
+        message = _one(build_oru(told, first))
+        assert str(message.segment("PID")[3]) == own
+        assert str(message.segment("OBR")[25]) == "C"
+    # Where an operator took the issuer away, no image brings it back.
+    taken = replace(content(named, assigning_authority="HERE"), known_issuer="")
+    assert str(_one(build_oru(taken)).segment("PID")[3]) == "P-1^^^HERE^PI"
+
+
 def test_model_caveats_and_what_was_not_analysed_are_told() -> None:
     told = content(report_image())
     message = _one(build_oru(told))

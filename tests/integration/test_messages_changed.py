@@ -1,0 +1,103 @@
+"""Messages about a study whose issuer is told late, or taken away."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from message_nodes import MessageBench, message_node
+from message_peers import FhirPeer, MllpPeer, status_of
+from rejection_bench import image
+from rejection_notes import rejection_note
+
+from dicom_node.merge import PatientIdentity, merge
+from dicom_node.quarantine import Operator
+from models.settings import load_settings
+from worker.sandbox import Sandbox
+
+Make = Callable[..., MessageBench]
+ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+_BY = Operator("nurse", "why")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(load_settings()) as child:
+        yield child
+
+
+@pytest.fixture
+def ris() -> Iterator[MllpPeer]:
+    with MllpPeer().running() as peer:
+        yield peer
+
+
+@pytest.fixture
+def ehr() -> Iterator[FhirPeer]:
+    with FhirPeer().running() as peer:
+        yield peer
+
+
+@pytest.fixture
+def node(
+    listen: Any, redis_server: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Make]:
+    """Give a node that sends messages to these receivers."""
+    with ExitStack() as stack:
+
+        def start(*peers: MllpPeer | FhirPeer) -> MessageBench:
+            to = [{"name": f"receiver{n}", "url": peer.url} for n, peer in enumerate(peers)]
+            return stack.enter_context(
+                message_node(listen, redis_server, sandbox, monkeypatch, *to)
+            )
+
+        yield start
+
+
+def _patients(peer: MllpPeer) -> list[str]:
+    return [str(each.segment("PID")[3]) for each in peer.messages]
+
+
+@ONE_DATABASE
+def test_images_without_an_issuer_and_the_loss_of_the_one_with_it_change_no_patient(
+    node: Make, ris: MllpPeer, ehr: FhirPeer
+) -> None:
+    it = node(ris, ehr)
+    # The first one has the greatest UID, so the header of a message is another one's later.
+    first = image(1, SOPInstanceUID="1.2.840.9.9", IssuerOfPatientID="NORTH")
+    for each in (first, image(2, SOPInstanceUID="1.2.840.9.1"), rejection_note([first])):
+        it.send(each)
+        it.run()
+    assert _patients(ris) == ["P1^^^NORTH^PI"] * 3
+    assert list(map(status_of, ris.messages)) == ["R", "C", "C"]
+    (report,) = ehr.of_kind("DiagnosticReport")
+    assert report["subject"]["identifier"]["assigner"]["display"] == "NORTH"
+    assert it.unbalanced == []
+
+
+@ONE_DATABASE
+def test_who_named_the_issuer_first_is_heard_also_when_it_was_withdrawn(
+    node: Make, ris: MllpPeer
+) -> None:
+    it = node(ris)
+    named = image(2, IssuerOfPatientID="NORTH")
+    it.send(image(1), named)
+    it.run()
+    it.send(rejection_note([named]))
+    it.run()
+    assert _patients(ris) == ["P1^^^NORTH^PI"] * 2
+
+
+@ONE_DATABASE
+def test_an_issuer_that_an_operator_took_away_does_not_come_back(node: Make, ris: MllpPeer) -> None:
+    it = node(ris)
+    it.send(image(1, IssuerOfPatientID="NORTH"))
+    it.run()
+    old = PatientIdentity("P1", None)
+    correction = {"PatientID": "P2", "IssuerOfPatientID": ""}
+    assert merge(it.database, it.settings, old, correction, _BY)
+    it.run()
+    it.send(image(2, PatientID="P2", IssuerOfPatientID="NORTH"))
+    it.run()
+    before, now = "P1^^^NORTH^PI", "P2^^^^PI"  # the recall stands in front of each later message
+    assert _patients(ris) == [before, before, now, before, now]
