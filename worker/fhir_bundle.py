@@ -279,9 +279,16 @@ def _absent(code: str, text: str, *codings: Resource) -> Resource:
 
 
 def _component(statement: Statement) -> Resource:
+    """Return a part of an Observation.
+
+    One of the name of the whole has its own code alone: beside a value of the whole no part may
+    share its code (FHIR R4B Observation, obs-7).
+    """
     own = {"system": _PRIVATE_SYSTEM, "code": statement.key, "display": statement.meaning}
     code = _concept(statement.name, text=statement.meaning)
-    if statement.key != statement.name.value:
+    if statement.name == codes.OPACITY_PERCENT:
+        code["coding"] = [own]
+    elif statement.key != statement.name.value:
         code["coding"].insert(0, own)
     return {"code": code, **_value(statement)}
 

@@ -16,7 +16,7 @@ from worker.fhir_bundle import build_bundle, essence, has_figures
 from worker.header import normalised_header
 from worker.message_content import MessageContent
 from worker.oru import build_oru
-from worker.types import CAVEAT_SENTENCES, Caveat, UnanalysedImage
+from worker.types import CAVEAT_SENTENCES, Caveat, UnanalysedImage, Zone, ZoneMeasurement, ZoneScore
 
 
 def _valid(data: bytes) -> list[Any]:
@@ -71,6 +71,27 @@ def test_it_has_the_numbers_of_the_other_message() -> None:
         if line[0] == "OBX" and line[2] == "NM"
     }
     assert values == numbers
+
+
+def test_no_part_of_an_observation_shares_the_code_of_its_value() -> None:
+    zones = ZoneScore({zone: ZoneMeasurement(10.0 + n, n % 4) for n, zone in enumerate(Zone)})
+    images = [
+        replace(each, measurements=replace(each.measurements, zones=zones)) for each in two_images()
+    ]
+
+    def codings(concept: Any) -> set[tuple[str, str]]:
+        return {(each.system, each.code) for each in concept.coding}
+
+    with_value = [
+        each
+        for each in _resources(build_bundle(content(*images)), "Observation")
+        if each.valueQuantity is not None
+    ]
+    assert len(with_value) == 2
+    for each in with_value:  # obs-7
+        assert not codings(each.code) & set().union(*(codings(it.code) for it in each.component))
+        own = [next(iter(codings(it.code)))[1] for it in each.component if len(it.code.coding) == 1]
+        assert {"OPACITY_AREA_PCT_LEFT", "OPACITY_AREA_PCT_RIGHT"} <= set(own)
 
 
 def test_the_report_says_whose_it_is_and_refers_to_the_study() -> None:
