@@ -53,16 +53,20 @@ def build_oru(content: MessageContent, previous: bytes | None = None) -> bytes:
 
     `previous` is that of the revision before. Where the patient was another one, that message is
     taken back in one of its own, which stands in front of this one in all later revisions too: so
-    no receiver can miss it.
+    no receiver can miss it. Where that patient comes back, what was taken back is corrected.
     """
     earlier = decoded(previous) if previous else []
-    recalls, last = earlier[:-1], earlier[-1] if earlier else None
     subject = _patient(content)
-    if last is not None and field(_pid(last), 3) != field(subject, 3):
-        recalls.append(_recall(content, last))
-        last = None
-    message = _message(content, subject, last)
+    own = [each for each in earlier if _is_about(each, subject)]
+    recalls = [each for each in earlier[:-1] if not _is_about(each, subject)]
+    if earlier and not _is_about(earlier[-1], subject):
+        recalls.append(_recall(content, earlier[-1]))
+    message = _message(content, subject, own[-1] if own else None)
     return b"".join(encoded(each) for each in (*recalls, message))
+
+
+def _is_about(message: Sequence[Segment], subject: Segment) -> bool:
+    return field(_pid(message), 3) == field(subject, 3)
 
 
 def essence(message: bytes) -> tuple[object, ...]:

@@ -289,3 +289,25 @@ def test_under_another_patient_the_earlier_message_is_taken_back_first() -> None
     assert str(corrected.segment("OBR")[25]) == "C"
     ids = [str(each.segment("MSH")[10]) for each in (recall, new, corrected)]
     assert len(set(ids)) == 3
+
+
+def test_a_patient_that_comes_back_is_corrected_and_not_taken_back() -> None:
+    told = content()
+    first = build_oru(told)
+    second = build_oru(_moved(told, "P-2", 1), first)
+    back = replace(content(report_image(), rest=()), context=at(2))
+    third = build_oru(back, second)
+    recall, again = _parsed(third)
+    assert str(recall.segment("PID")[3]).startswith("P-2^")
+    assert {str(each[11]) for each in recall.segments("OBX")} == {"W"}
+    assert str(again.segment("PID")[3]).startswith("P-1^")
+    assert str(again.segment("OBR")[3]) == str(_one(first).segment("OBR")[3])
+    assert str(again.segment("OBR")[25]) == "C"
+    uid = str(back.images[0].header.SOPInstanceUID)
+    assert ("OPACITY_AREA_PCT_TOTAL", sub_id(uid)) in _results(again, "C")
+    gone = {sub_id(SECOND), sub_id("1.2.840.10.3")}
+    assert {key[1] for key in _results(again, "D")} == gone
+    # And once more to and fro: each patient has one message, the old one first.
+    recall, new = _parsed(build_oru(_moved(told, "P-2", 3), third))
+    assert str(recall.segment("PID")[3]).startswith("P-1^")
+    assert str(new.segment("OBR")[25]) == "C"
