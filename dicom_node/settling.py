@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.intake import is_for_processing, queue_for_analysis
@@ -13,11 +13,18 @@ from models.base import advance, utc_now
 from models.imaging import Instance, Series, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
-from models.rejection import has_untold_message, untold
-from models.result import Artifact, ReportedAnalysis, newest_analyses, unanalysed_instances
+from models.rejection import WithdrawnArtifact, has_untold_message, untold
+from models.result import (
+    Artifact,
+    ReportedAnalysis,
+    newest_analyses,
+    set_figure,
+    unanalysed_instances,
+)
 from models.sections import DispatchSettings
 from models.settings import Settings
 from models.states import (
+    ArtifactKind,
     InstanceState,
     JobKind,
     JobState,
@@ -88,10 +95,13 @@ def settle(session: Session, settings: Settings, study: Study) -> bool:
         _decide_for_processing(session, settings, waiting, instances)
         return True
     analyses = newest_analyses(session, study.id)
-    if not analyses and not _is_to_be_told(session, settings, study):
-        return advance(session, study, StudyState.CLOSED)
+    if not analyses:
+        set_figure(study, [])  # what an earlier analysis gave stands no more
+        if not _is_to_be_told(session, settings, study):
+            return advance(session, study, StudyState.CLOSED)
     add_shadow_jobs(session, settings.shadow, analyses)
     if analyses and study.revision and _reported(session, study) == {row.id for row in analyses}:
+        set_figure(study, analyses)
         return advance(session, study, StudyState.SETTLED)  # a late image changed no result
     revision = study.revision + 1
     if not advance(session, study, StudyState.SETTLED, revision=revision):
@@ -107,9 +117,34 @@ def _is_to_be_told(session: Session, settings: Settings, study: Study) -> bool:
     """
     if untold(session, study.id, with_reports=True) or has_untold_message(session, study.id):
         return True
+    if _has_told_figure(session, settings, study):
+        return True
     return settings.tells_not_analysed and any(
         row.reason != Reason.OWN_RESULT.value for row in unanalysed_instances(session, study.id)
     )
+
+
+def _has_told_figure(session: Session, settings: Settings, study: Study) -> bool:
+    """Say whether the newest message of a kind that is still wanted gives figures.
+
+    That is one beside an SR that counts; the one that takes them back stands beside none.
+    """
+    wanted = {ArtifactKind.HL7: settings.makes_hl7, ArtifactKind.FHIR: settings.makes_fhir}
+    newest = (
+        select(func.max(Artifact.revision))
+        .where(
+            Artifact.study_id == study.id,
+            Artifact.kind.in_([kind for kind, is_wanted in wanted.items() if is_wanted]),
+        )
+        .group_by(Artifact.kind)
+    )
+    report = select(Artifact.id).where(
+        Artifact.study_id == study.id,
+        Artifact.kind == ArtifactKind.SR,
+        Artifact.revision.in_(newest),
+        Artifact.id.not_in(select(WithdrawnArtifact.artifact_id)),
+    )
+    return session.scalar(report.limit(1)) is not None
 
 
 def _instances(session: Session, study: Study) -> Sequence[Instance]:

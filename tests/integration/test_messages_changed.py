@@ -1,4 +1,4 @@
-"""Messages about a study whose issuer is told late, or taken away."""
+"""Messages about a study whose issuer is told late, whose patient or whose figure changes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 from message_nodes import MessageBench, message_node
-from message_peers import FhirPeer, MllpPeer, status_of
+from message_peers import FhirPeer, MllpPeer, names_of, status_of, totals_of
 from rejection_bench import image
 from rejection_notes import rejection_note
 
 from dicom_node.merge import PatientIdentity, merge
 from dicom_node.quarantine import Operator
+from dicom_node.replay import replay
+from models.imaging import WITHOUT_FIGURE
+from models.reasons import Reason
 from models.settings import load_settings
+from models.states import InstanceState, JobKind, StudyState
+from worker.leases import claim
 from worker.sandbox import Sandbox
 
 Make = Callable[..., MessageBench]
@@ -101,3 +106,55 @@ def test_an_issuer_that_an_operator_took_away_does_not_come_back(node: Make, ris
     it.run()
     before, now = "P1^^^NORTH^PI", "P2^^^^PI"  # the recall stands in front of each later message
     assert _patients(ris) == [before, before, now, before, now]
+
+
+def _replayed_in_vain(it: MessageBench) -> None:
+    """Have every image analysed again; each analysis fails."""
+    uid = it.study.study_instance_uid
+    replay(it.database, it.settings, uid, None, _BY)
+    it.dispatch()
+    for job in it.jobs(JobKind.ANALYSE):
+        assert claim(it.database, job.id, 60.0) is not None
+        it.store.store_no_result(job.id, InstanceState.FAILED, Reason.TIME_LIMIT, "")
+    it.run()
+
+
+def test_a_figure_that_a_replay_lost_is_taken_back_once_and_comes_back(
+    node: Make, ris: MllpPeer, ehr: FhirPeer
+) -> None:
+    it = node(ris, ehr)
+    it.send(image())
+    it.run()
+    before = it.study
+    assert before.opacity_percent is not None
+    for _ in range(2):  # the second time there is nothing more to take back
+        _replayed_in_vain(it)
+        assert it.study.state is StudyState.CLOSED
+        assert (it.study.opacity_percent, it.study.severity) == (None, None)
+        assert it.study.reading_order == WITHOUT_FIGURE
+        assert list(map(status_of, ris.messages)) == ["R", "C"]
+    assert "OPACITY_AREA_PCT_TOTAL" in names_of(ris.messages[1], "D")
+    assert [each["status"] for each in ehr.of_kind("DiagnosticReport")] == ["entered-in-error"]
+    replay(it.database, it.settings, before.study_instance_uid, None, _BY)
+    it.run()
+    assert it.study.opacity_percent == before.opacity_percent
+    assert list(map(status_of, ris.messages)) == ["R", "C", "C"]
+    assert totals_of(ris.messages[2]) == totals_of(ris.messages[0])
+    assert it.unbalanced == []
+
+
+@ONE_DATABASE
+def test_a_figure_that_a_replay_lost_is_gone_also_where_nobody_gets_messages(node: Make) -> None:
+    it = node()
+    it.send(image())
+    it.run()
+    before = it.study
+    _replayed_in_vain(it)
+    assert it.study.state is StudyState.CLOSED
+    assert (it.study.revision, it.study.opacity_percent) == (1, None)
+    replay(it.database, it.settings, before.study_instance_uid, None, _BY)
+    it.run()
+    after = it.study
+    assert after.state is StudyState.DELIVERED
+    assert (after.revision, after.opacity_percent) == (1, before.opacity_percent)
+    assert after.reading_order == before.reading_order
