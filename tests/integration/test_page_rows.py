@@ -1,5 +1,6 @@
 """What pages ask of the rows: neighbours, the overview, quarantine, and how long a page takes."""
 
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from rows import add_analysis, add_instance, add_job, add_report, open_database
 from sqlalchemy import event, update
 from web_accounts import browser
-from web_served import served, web_settings
+from web_served import PAGE, served, web_settings
 
 from dicom_node.overview import last_contacts, overview
 from dicom_node.quarantine import QuarantineFilter, objects
@@ -142,6 +143,26 @@ def test_a_page_of_50_studies_takes_less_than_50_ms(tmp_path: Path) -> None:
         taken = statistics.median(_seconds(client, headers) for _ in range(9))
         # Of client and server together, and of the processor: other tests run on it, too.
         assert taken < _PAGE_SECONDS
+
+
+def test_the_next_page_of_a_search_is_of_the_same_patient(tmp_path: Path) -> None:
+    with served(web_settings(tmp_path)) as (database, client):
+        for number in range(53):
+            _add_study(database, f"1.2.{number}", number * 1.5)
+        _add_study(database, "1.3", 90.0)
+        with database.write() as session:
+            other = update(Study).where(Study.study_instance_uid == "1.3")
+            session.execute(other.values(patient_id="P2"))
+        headers = {**browser(database, Role.VIEWER).headers, **PAGE}
+        first = client.post("/", data={"patient_id": "P1"}, headers=headers).text
+        assert first.count("data-href") == 50
+        assert 'rel="next"' not in first  # an address would name the patient, or nobody
+        form = first[first.rindex('<form method="post" action="/"') :].partition("</form>")[0]
+        sent = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form))
+        assert (sent["patient_id"], "cursor" in sent) == ("P1", True)
+        last = client.post("/", data=sent, headers=headers).text
+    assert re.findall(r'data-href="/studies/([0-9.]+)"', last) == ["1.2.2", "1.2.1", "1.2.0"]
+    assert "<button>Next" not in last
 
 
 def _get(client: httpx.Client, headers: dict[str, str]) -> httpx.Response:

@@ -102,11 +102,12 @@ def routes(site: Site) -> APIRouter:
         who: Reader,
         patient_id: Annotated[str, Form(max_length=64)] = "",
         accession_number: Annotated[str, Form(max_length=64)] = "",
+        cursor: Annotated[str, Form(max_length=512)] = "",
     ) -> HTMLResponse:
         """Show the studies of a patient or an accession number, which no address may name."""
         sought = {"patient_id": patient_id, "accession_number": accession_number}
         named = {name: value for name, text in sought.items() if (value := given(text))}
-        wanted = Wanted(view=View.ALL)
+        wanted = Wanted(view=View.ALL, cursor=given(cursor) if named else None)
         shown = _found(site, wanted, named) if named else _shown(site, wanted)
         return _page(site, request, who, wanted, shown, named)
 
@@ -129,7 +130,7 @@ def _shown(site: Site, wanted: Wanted) -> Shown:
 
 def _found(site: Site, wanted: Wanted, named: dict[str, str]) -> Shown:
     with site.database.read() as session:
-        found = worklist(session, site.settings, wanted.filter(**named), None, ROWS)
+        found = worklist(session, site.settings, wanted.filter(**named), wanted.cursor, ROWS)
         return Shown(0, [], found.rows, found.next, late_studies(session, site.settings))
 
 
