@@ -27,6 +27,7 @@ from web_accounts import bearer, browser
 from dicom_node.senders.base import Contact, Parcel, Receiver, Verdict
 from dicom_node.senders.stow import StowSender
 from dicom_node.types import Peer
+from dicom_node.web.dicomweb import store as store_module
 from dicom_node.web.dicomweb.errors import BodyError, NoRoomError
 from dicom_node.web.dicomweb.multipart import Reader
 from dicom_node.web.dicomweb.store import Sending, Store
@@ -135,6 +136,20 @@ def test_objects_are_stored_as_by_c_store(web: Web) -> None:
     again = web.client.get(url, headers={"Accept": "application/dicom"}).content
     assert dcmread(BytesIO(again)) == dcmread(BytesIO(part10(image)))
     assert _incoming(web) == []
+
+
+def test_what_follows_the_most_parts_of_a_request_is_named_as_not_stored(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAX_PARTS", 2)
+    images = [part10(small_image(str(number))) for number in range(4)]
+    answer = Answer.of(web.store(*images[:2]))
+    assert (answer.code, len(answer.stored), answer.others) == (200, 2, [])
+    answer = Answer.of(web.store(*images))
+    assert (answer.code, len(answer.stored), answer.others) == (202, 2, [0xA700])
+    assert len(_rows(web)) == 2
+    (refused,) = web.events(AuditAction.INSTANCE_REFUSED)
+    assert (refused.outcome, refused.status) == ("TooManyError", 0xA700)
 
 
 def test_sent_again_it_is_a_duplicate_and_other_bytes_are_a_conflict(web: Web) -> None:

@@ -35,6 +35,7 @@ from dicom_node.web.dicomweb.multipart import Reader, Received
 from dicom_node.web.dicomweb.part10 import read_meta
 from dicom_node.web.dicomweb.store_response import (
     CANNOT_UNDERSTAND,
+    OUT_OF_RESOURCES,
     SYNTAX_NOT_SUPPORTED,
     Failed,
     Kept,
@@ -58,14 +59,23 @@ class _SyntaxNotStorableError(_PartError):
     """The transfer syntax is none that is stored."""
 
 
-class _TooLongError(_PartError):
+class _LastError(_PartError):
+    """What follows the part in its request is not read."""
+
+
+class _TooLongError(_LastError):
     """The part is longer than `web.stow_max_bytes`."""
+
+
+class _TooManyError(_LastError):
+    """The request has more parts than are taken at once."""
 
 
 # Beside those of C-STORE: where an association would not have come about.
 _REASONS: Final[dict[type[Exception], int]] = {
     _SyntaxNotStorableError: SYNTAX_NOT_SUPPORTED,
     _TooLongError: CANNOT_UNDERSTAND,
+    _TooManyError: OUT_OF_RESOURCES,
 }
 
 
@@ -96,8 +106,11 @@ class Store:
             storing = self._ready()
             outcomes: list[Outcome] = []
             for part in reader.parts():
-                outcomes.append(self._store(storing, part, sending))
-                if outcomes[-1].is_last or len(outcomes) == _MAX_PARTS:
+                if len(outcomes) < _MAX_PARTS:
+                    outcomes.append(self._store(storing, part, sending))
+                else:
+                    outcomes.append(self._failed(_TooManyError(), None, sending))
+                if outcomes[-1].is_last:
                     break  # what follows is neither read nor named: it was not stored
             if not outcomes:
                 msg = "the body has no part"
@@ -186,7 +199,7 @@ class Store:
             status=reason,
             details={"service": STORE},
         )
-        return Failed(reason, request, is_last=isinstance(error, _TooLongError))
+        return Failed(reason, request, is_last=isinstance(error, _LastError))
 
 
 def _require_storable(request: StoreRequest) -> None:

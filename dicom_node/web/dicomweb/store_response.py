@@ -15,6 +15,7 @@ from dicom_node.web.dicomweb.targets import Target
 
 SYNTAX_NOT_SUPPORTED: Final = 0xC122  # PS3.18 Table I.2-2
 CANNOT_UNDERSTAND: Final = 0xC000
+OUT_OF_RESOURCES: Final = 0xA700
 
 
 @dataclass(frozen=True)
