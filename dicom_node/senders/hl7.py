@@ -9,7 +9,7 @@ from dicom_node.senders.base import Parcel, Receiver, SendResult, Verdict
 from dicom_node.senders.endpoint import Endpoint
 from dicom_node.senders.hl7_answer import Acknowledgement, judge, read_acknowledgement
 from dicom_node.senders.http_line import why
-from dicom_node.senders.mllp import MllpError, MllpLine
+from dicom_node.senders.mllp import ENDED, MllpError, MllpLine
 from dicom_node.senders.turns import damaged, in_turn, unanswered, unreached, unreadable
 from models.sections import DestinationSettings
 from models.settings import Settings
@@ -78,10 +78,6 @@ class _Talk:
             return unreadable(parcel, error)
         if not messages:
             return damaged(parcel, "HL7 message")
-        try:
-            self._line.connect()
-        except OSError as error:
-            return unreached(parcel, self._endpoint.not_reached(why(error)))
         for message in messages:
             result = self._exchange(parcel, self._addressed(message))
             if result.verdict is not Verdict.SENT:
@@ -89,13 +85,23 @@ class _Talk:
         return result
 
     def _exchange(self, parcel: Parcel, message: bytes) -> SendResult:
-        """Send one message. What follows an answer that is none of its own is not believed."""
+        """Send one message. What follows an answer that is none of its own is not believed.
+
+        The end of a connection that answered before may cross the message on its way: then it is
+        sent once more, over a new one. Who had it knows it again by its control id.
+        """
         control_id = _header(message)[_CONTROL_ID].decode()
+        try:
+            was_open = self._line.connect()
+        except OSError as error:
+            return unreached(parcel, self._endpoint.not_reached(why(error)))
         try:
             self._line.say(message)
             said = self._acknowledgement(control_id)
         except (OSError, MllpError) as error:
             self._line.close()
+            if was_open and isinstance(error, ENDED):
+                return self._exchange(parcel, message)
             if problem := self._line.tls_problem():
                 return unreached(parcel, self._endpoint.not_reached(problem))
             is_garbage = isinstance(error, MllpError)

@@ -21,6 +21,10 @@ _MAX_BLOCK: Final = 1 << 20
 _LOOK_SECONDS: Final = 0.5
 
 
+# The peer has closed the connection, or closes it while something is said to it.
+ENDED: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
 class MllpError(Exception):
     """What came is no block."""
 
@@ -35,10 +39,14 @@ class MllpLine:
         self._sock: socket.socket | None = None
         self._rest = b""  # what came behind the last block
 
-    def connect(self) -> None:
-        """Open the connection where it is not. Raises OSError, TLS errors among them."""
-        if self._sock is not None:
-            return
+    def connect(self) -> bool:
+        """Open the connection where it is not, or was ended by the peer; say whether it was open.
+
+        Raises OSError, TLS errors among them.
+        """
+        if self._sock is not None and not self._has_ended(self._sock):
+            return True
+        self.close()
         address = self._address
         sock = socket.create_connection((address.host, address.port), self._timeout)
         try:
@@ -48,10 +56,28 @@ class MllpLine:
             sock.close()
             raise
         self._sock, self._rest = sock, b""
+        return False
+
+    def _has_ended(self, sock: socket.socket) -> bool:
+        """Say whether the peer has ended the connection; what came before that is kept.
+
+        Many do so after each acknowledgement.
+        """
+        sock.settimeout(0)
+        try:
+            while len(self._rest) <= _MAX_BLOCK:
+                piece = sock.recv(_PIECE)
+                if not piece:
+                    return True
+                self._rest += piece
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        return False
 
     def say(self, message: bytes) -> None:
-        """Send a block. Raises OSError."""
-        self.connect()
+        """Send a block over the connection, which is open. Raises OSError."""
         assert self._sock is not None  # noqa: S101  connected
         self._sock.settimeout(self._timeout)
         self._sock.sendall(_START + message + _END)

@@ -165,6 +165,27 @@ def test_of_two_messages_in_a_file_both_must_be_taken(tmp_path: Path) -> None:
     assert result.verdict is Verdict.REJECTED
 
 
+def _taken_and_closed(message: Any) -> bytes:
+    """Answer AA, and close the connection."""
+    return b"\x0b" + str(message.create_ack("AA")).encode() + b"\x1c\r"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1], ids=["at-once", "later"])
+def test_a_receiver_that_closes_after_each_acknowledgement_gets_every_message(
+    tmp_path: Path, pause: float
+) -> None:
+    both, other, third = _parcels(tmp_path, 3)
+    both.path.write_bytes(both.path.read_bytes() + other.path.read_bytes())
+    peer = MllpPeer(_taken_and_closed)
+    verdicts = []
+    with peer.running():
+        for result in _sender(peer.url).send(NOWHERE, [both, other, third]):
+            verdicts.append(result.verdict)
+            time.sleep(pause)
+    assert verdicts == [Verdict.SENT] * 3
+    assert peer.connections == len(peer.messages) == 4
+
+
 def test_over_tls_both_sides_are_verified(tmp_path: Path, dcmtk: Callable[[str], Path]) -> None:
     dcmtk("openssl")
     hospital, stranger = (Authority.make(tmp_path / name) for name in ("hospital", "stranger"))
@@ -183,4 +204,10 @@ def test_over_tls_both_sides_are_verified(tmp_path: Path, dcmtk: Callable[[str],
             (result,) = sender.send(NOWHERE, _parcels(tmp_path))
             assert (result.verdict is Verdict.SENT) == is_taken
             assert (sender.echo(NOWHERE) is None) == is_taken
-    assert len(peer.messages) == 1
+        assert len(peer.messages) == 1
+        peer.answer = _taken_and_closed
+        trusting = {"trusted_cas": hospital.certificate, "certificate": ours.certificate}
+        tls = trusting | {"private_key": ours.private_key}
+        sender = _sender(peer.url, dicom={"tls": tls})
+        results = list(sender.send(NOWHERE, _parcels(tmp_path, 2)))
+    assert [each.verdict for each in results] == [Verdict.SENT] * 2
