@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 
 from dicom_node.web.dicomweb.errors import NotHereError, ParameterError
 from dicom_node.web.dicomweb.media_types import NATIVE
-from dicom_node.web.dicomweb.pieces import of_file, window
+from dicom_node.web.dicomweb.pieces import of_file
 from dicom_node.web.dicomweb.stored_header import (
     EXTENDED_LENGTHS,
     EXTENDED_OFFSETS,
@@ -97,7 +97,7 @@ class Frames:
         allocated = self.stored.number("BitsAllocated", 0)
         word = max(2, allocated // 8) if self.bulk.vr == "OW" else 1
         begin, offset = divmod(first, 8)
-        pieces = window(self.stored.value(self.bulk, word), begin, (offset + bits + 7) // 8)
+        pieces = self.stored.part(self.bulk, begin, (offset + bits + 7) // 8, word)
         return pieces if not offset and not bits % 8 else _shifted(pieces, offset, bits)
 
     def _joined(self, fragments: Iterable[Fragment]) -> Iterator[bytes]:
@@ -131,11 +131,13 @@ class Frames:
         return _by_end(file, fragments)
 
     def _long_numbers(self, tag: int) -> list[int]:
-        """Return the values of an OV element; none when it is not there."""
+        """Return the values of an OV element; none when it is not there, or has too many."""
         if EXTENDED_LENGTHS not in self.stored.ds and EXTENDED_LENGTHS not in self.stored.bulk:
             return []
-        if tag in self.stored.bulk:
-            data = b"".join(self.stored.value(self.stored.bulk[tag]))
+        if (bulk := self.stored.bulk.get(tag)) is not None:
+            if bulk.length is None or bulk.length > 8 * _MAX_FRAMES:
+                return []
+            data = b"".join(self.stored.value(bulk))
         else:
             element = self.stored.ds.get(tag)
             data = element.value if element is not None else b""

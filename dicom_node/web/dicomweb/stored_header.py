@@ -71,6 +71,16 @@ class StoredHeader:
             return pieces
         return swapped(pieces, WORDS.get(bulk.vr, 1) if word is None else word)
 
+    def part(self, bulk: Bulk, start: int, length: int, word: int) -> Iterator[bytes]:
+        """Yield bytes of a value of known length as `value` does; no other word of it is read."""
+        if self.syntax != ExplicitVRBigEndian:
+            return self.pieces(bulk.offset + start, length)
+        before = start % word
+        whole = -(-(before + length) // word) * word
+        first = start - before
+        pieces = self.pieces(bulk.offset + first, min(whole, (bulk.length or 0) - first))
+        return window(swapped(pieces, word), before, length)
+
     def number(self, keyword: str, default: int) -> int:
         """Return an integer element; one that is missing or broken is `default`."""
         try:

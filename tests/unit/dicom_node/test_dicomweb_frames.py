@@ -1,6 +1,6 @@
 """Frames and long values out of stored files, compared with what pydicom and numpy make of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLSLossless,
 )
+from typing_extensions import override
 
 from dicom_node.web.dicomweb.errors import NotHereError, ParameterError
 from dicom_node.web.dicomweb.frames import Frames
-from dicom_node.web.dicomweb.stored_header import PIXEL_DATA, open_stored
+from dicom_node.web.dicomweb.stored_header import PIXEL_DATA, StoredHeader, open_stored
 
 ROWS, COLUMNS = 5, 7
 NATIVE = (
@@ -89,6 +90,33 @@ def test_native_frames_are_little_endian(tmp_path: Path, syntax: str, dtype: str
     assert _read(frames, [3, 1, 2]) == [numbers[n].tobytes() for n in (2, 0, 1)]
 
 
+def test_bytes_in_big_endian_words_are_turned_around_wherever_a_frame_begins(
+    tmp_path: Path,
+) -> None:
+    numbers = _numbers(3, "<u1")
+    whole = numbers.tobytes() + b"\0"
+    turned = np.frombuffer(whole, "<u2").byteswap().tobytes()
+    ds = _dataset(3, 8, turned, ExplicitVRBigEndian)
+    ds["PixelData"].VR = "OW"
+    assert _read(_frames(tmp_path, ds), [3, 1, 2]) == [numbers[n].tobytes() for n in (2, 0, 1)]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_no_other_frame_is_read_for_one(tmp_path: Path, syntax: str) -> None:
+    asked: list[int | None] = []
+
+    class Watched(StoredHeader):
+        @override
+        def pieces(self, offset: int, length: int | None) -> Iterator[bytes]:
+            asked.append(length)
+            return super().pieces(offset, length)
+
+    opened = open_stored(_file(tmp_path / "a.dcm", _dataset(9, 16, bytes(9 * 70), syntax)))
+    watched = Watched(opened.path, opened.syntax, opened.start, opened.ds, opened.bulk)
+    assert _read(Frames.of(watched), [9, 1]) == [bytes(70)] * 2
+    assert asked == [70, 70]
+
+
 @pytest.mark.parametrize("side", [8, 7])
 def test_frames_of_single_bits_begin_with_a_byte(tmp_path: Path, side: int) -> None:
     masks = np.random.default_rng(2).integers(0, 2, (4, side, side), np.uint8)
@@ -136,6 +164,16 @@ def test_an_extended_offset_table_says_where_frames_are(tmp_path: Path) -> None:
     frames = _frames(tmp_path, _dataset(3, 8, data, str(JPEG2000Lossless), **more))
     assert [each.rstrip(b"\0") for each in _read(frames, [2, 3])] == [
         each.rstrip(b"\0") for each in CODED[1:]
+    ]
+
+
+def test_an_extended_offset_table_beyond_all_frames_is_not_read(tmp_path: Path) -> None:
+    data, offsets, lengths = encapsulate_extended(CODED)
+    endless = offsets + bytes(8 << 16)
+    more = {"ExtendedOffsetTable": endless, "ExtendedOffsetTableLengths": lengths}
+    frames = _frames(tmp_path, _dataset(3, 8, data, str(JPEG2000Lossless), **more))
+    assert [each.rstrip(b"\0") for each in _read(frames, [1, 3])] == [
+        each.rstrip(b"\0") for each in (CODED[0], CODED[2])
     ]
 
 
