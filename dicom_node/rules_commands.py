@@ -54,7 +54,7 @@ def rules_test(
     Of a study that is here, and of one that the options describe, or that they change.
     """
     settings = settings_of(config, data_dir)
-    if study_uid is None and not any(wanted.values()):
+    if study_uid is None and wanted["percent"] is None and not any(wanted.values()):
         msg = "name a study by its Study Instance UID, or describe one: --calling-ae, --band, …"
         raise click.UsageError(msg)
     facts, before = StudyFacts(), frozenset[str]()

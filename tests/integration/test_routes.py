@@ -105,6 +105,25 @@ def test_a_correction_follows_the_result_whatever_the_routes_say_now(
     assert asked["much"]["matches"]
 
 
+def test_a_study_without_any_opacity_can_be_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = [
+        {"name": "some", "min_percent": 1, "last": True},
+        {"name": "none", "bands": ["none"], "last": True},
+    ]
+    monkeypatch.setenv("DICOM_NODE_ROUTES", json.dumps(routes))
+    command = ["rules", "test", "--data-dir", str(tmp_path), "--json"]
+    result = CliRunner().invoke(cli, [*command, "--percent", "0"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.output.splitlines()]
+    assert {row["name"]: row["matches"] for row in rows if row["kind"] == "route"} == {
+        "none": True,
+        "some": False,
+    }
+    assert CliRunner().invoke(cli, command).exit_code == 2
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_station_and_institution_are_read_from_the_images(
     node: Make, peers: dict[str, MllpPeer]
