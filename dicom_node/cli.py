@@ -106,6 +106,7 @@ def listen(config: Path | None, data_dir: Path | None) -> None:
 def dispatch(config: Path | None, data_dir: Path | None) -> None:
     """Publish jobs, settle studies, plan deliveries, take back expired leases, seal the audit."""
     from dicom_node.audit.forwarding import forwarding
+    from dicom_node.audit.seals import sealing
     from dicom_node.dispatch import Dispatcher
     from dicom_node.queue import JobQueue
 
@@ -113,7 +114,7 @@ def dispatch(config: Path | None, data_dir: Path | None) -> None:
     serve_as("dispatch", settings)
     queue, database = JobQueue(settings.effective_broker_url), _database(settings)
     dispatcher, stop = Dispatcher(settings, database, queue), stop_on_signals()
-    with forwarding(settings, database, stop):
+    with sealing(settings, database, stop), forwarding(settings, database, stop):
         run_loop(dispatcher.step, stop, settings.dispatch.poll_seconds)
 
 

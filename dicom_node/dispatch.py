@@ -1,4 +1,4 @@
-"""The loop that keeps rows moving: publish, reap, settle, plan deliveries, recover orphans, seal.
+"""The loop that keeps rows moving: publish, reap, settle, plan deliveries, recover orphans.
 
 Everything it does follows from rows alone, so it can be killed at any point and started again,
 and two of them running at once do no harm.
@@ -14,7 +14,6 @@ from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from dicom_node.audit.seals import Sealer
 from dicom_node.clock import Patience, mend_due_times
 from dicom_node.identity_update import decide_updates
 from dicom_node.planning import (
@@ -59,7 +58,6 @@ class Dispatcher:
         self._queue = queue
         self._spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
         self._retention = Retention(settings, database)
-        self._sealer = Sealer(settings, database)
         self._sweep = OrphanSweep(database, settings, self._spool)
         self._next_orphan_sweep = 0.0
         self._next_clock_check = 0.0
@@ -97,7 +95,6 @@ class Dispatcher:
             self._plan,
             self._finish,
             self._retention.step,
-            self._sealer.step,
             self._publish,
         )
 

@@ -9,8 +9,10 @@ Such gaps are looked at again for an hour; a late event is sealed in a later bat
 
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -34,6 +36,7 @@ from dicom_node.audit.macs import (
     seal_mac,
 )
 from dicom_node.errors import AuditKeyError
+from dicom_node.loop import run_loop
 from models.audit import AuditAction, AuditEvent, record
 from models.base import utc_now
 from models.seal import AuditMark, AuditSeal
@@ -47,6 +50,7 @@ _GAP_HOURS: Final = 1.0  # longer than any transaction takes
 _MOST_GAPS: Final = 200  # looked at again; of more the oldest are given up, and `verify` has them
 _TROUBLE_SECONDS: Final = 60.0
 _ANCHOR_BLOCK: Final = 1000
+_END_SECONDS: Final = 10.0
 
 Gap = tuple[int, int, float]  # first and last missing id, and until when it is looked at
 
@@ -74,31 +78,39 @@ class Sealer:
         self._monotonic = monotonic
         self._key_path, self._anchor = key_path(settings), anchor.anchor_path(settings)
         self._position: _Position | None = None
-        self._due = 0.0
+        self._due, self._anchor_due = 0.0, 0.0
 
     def step(self) -> int:
         """Seal one batch if it is time to; return how many events it has.
 
-        Without its key or its anchor it says so in the log, and holds up nothing else.
+        Without its key it says so in the log. An anchor that cannot be written is tried less
+        often, and holds up no seal.
         """
         if self._monotonic() < self._due:
             return 0
         self._due = self._monotonic() + self._settings.audit.seal_seconds
         try:
-            sealed = self.seal_batch()
+            sealed = self._seal()
         except (AuditKeyError, OSError) as error:
-            log.error("seals of the audit, or their anchor, cannot be written: %s", error)  # noqa: TRY400  no traceback wanted
+            log.error("seals of the audit cannot be made: %s", error)  # noqa: TRY400  no traceback wanted
             self._due = self._monotonic() + _TROUBLE_SECONDS
             return 0
+        if self._monotonic() >= self._anchor_due:
+            self._try_anchor()
         if sealed >= BATCH:
             self._due = 0.0
         return sealed
 
     def seal_batch(self) -> int:
-        """Seal what is there, at most one batch; return how many events it has.
+        """Seal what is there, at most one batch, and anchor it; return how many events it has.
 
-        Raises AuditKeyError, OSError.
+        Raises AuditKeyError.
         """
+        sealed = self._seal()
+        self._try_anchor()
+        return sealed
+
+    def _seal(self) -> int:
         with self._database.read() as session:
             position = self._position or self._find_position(session)
             keys = self._keys(is_first=position.number == 0)
@@ -107,8 +119,17 @@ class Sealer:
         self._position = position
         if rows and not self._write(position, keys, rows, is_late=bool(late)):
             return 0
-        self._anchor_new()
         return len(rows)
+
+    def _try_anchor(self) -> None:
+        """Write what the anchor lacks, or say that it cannot be written."""
+        try:
+            self._anchor_new()
+        except OSError as error:
+            log.error("the anchor of the audit cannot be written: %s", error)  # noqa: TRY400  no traceback wanted
+            self._anchor_due = self._monotonic() + _TROUBLE_SECONDS
+        else:
+            self._anchor_due = 0.0
 
     def _keys(self, *, is_first: bool) -> Keys:
         """Return the keys; the first is made, but never another in place of a lost one."""
@@ -195,7 +216,7 @@ class Sealer:
         return [gap for gap in gaps if gap[2] > now][-_MOST_GAPS:]
 
     def _anchor_new(self) -> None:
-        """Write what the anchor lacks. Raises OSError; then it is tried again."""
+        """Write what the anchor lacks. Raises OSError."""
         last = anchor.last_anchored(self._anchor)
         with self._database.read() as session:
             is_known = last is None or _is_known(session, last)
@@ -232,6 +253,27 @@ def seal_rest(settings: Settings, database: Database) -> None:
             pass
     except (AuditKeyError, OSError, SQLAlchemyError) as error:
         log.warning("the last audit events have no seal yet: %s", type(error).__name__)
+
+
+@contextmanager
+def sealing(settings: Settings, database: Database, stop: threading.Event) -> Iterator[None]:
+    """Seal in a thread while the block runs: a disk that hangs holds up nothing else.
+
+    `stop` ends it. A thread that hangs then is left to the end of the process.
+    """
+    sealer = Sealer(settings, database)
+    thread = threading.Thread(
+        target=run_loop,
+        args=(sealer.step, stop, settings.audit.seal_seconds),
+        name="audit-sealing",
+        daemon=True,
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(_END_SECONDS)
 
 
 def _is_known(session: Session, last: anchor.Anchored) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import stat
 import threading
 from datetime import timedelta
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 from audits import SealedAudit, events_in
 from rows import count, open_database
+from servers import wait_until
 from sqlalchemy import Connection, func, select, text
 
 from dicom_node.audit.keys import add_key, key_path, load_keys, make_first_key
 from dicom_node.audit.macs import EVENT_COLUMNS, PATIENT_COLUMNS
-from dicom_node.audit.seals import BATCH, Sealer
+from dicom_node.audit.seals import BATCH, Sealer, seal_rest, sealing
 from dicom_node.errors import AuditKeyError
 from models.audit import AuditAction, AuditEvent, record
 from models.seal import AuditMark, AuditSeal
@@ -220,13 +222,39 @@ def test_what_the_anchor_missed_is_added(audit: SealedAudit) -> None:
 def test_an_anchor_that_cannot_be_written_holds_up_nothing(
     audit: SealedAudit, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Not a backlog either; the log says it once a minute, and then the anchor gets everything."""
+    now = [0.0]
+    sealer = Sealer(audit.settings, audit.database, lambda: now[0])
     audit.anchor.mkdir(parents=True)
-    audit.add()
-    assert audit.sealer.step() == 0
-    assert "or their anchor, cannot be written" in caplog.text
+    audit.add(2 * BATCH + 1)
+    assert [sealer.step(), sealer.step(), sealer.step()] == [BATCH, BATCH, 1]
+    assert caplog.text.count("the anchor of the audit cannot be written") == 1
     audit.anchor.rmdir()
-    audit.sealed(2)
-    assert audit.anchor.read_text().count('"number"') == 2
+    now[0] += 60.0
+    sealer.step()
+    assert audit.anchor.read_text().count('"number"') == 3
+    assert audit.found() == []
+
+
+def test_at_the_end_all_is_sealed_whatever_the_anchor_does(audit: SealedAudit) -> None:
+    audit.anchor.mkdir(parents=True)
+    audit.add(BATCH + 1)
+    seal_rest(audit.settings, audit.database)
+    assert count(audit.database, AuditMark) == BATCH + 1
+
+
+def test_a_thread_seals_while_others_work(audit: SealedAudit) -> None:
+    """Also where the anchor hangs, as a pipe does that nobody reads."""
+    settings = load_settings(None, data_dir=audit.settings.data_dir, audit={"seal_seconds": 0.05})
+    audit.anchor.parent.mkdir(exist_ok=True)
+    os.mkfifo(audit.anchor)
+    stop = threading.Event()
+    audit.add(2)
+    with sealing(settings, audit.database, stop):
+        wait_until(lambda: count(audit.database, AuditMark) == 2, 10, "two marks")
+        with audit.anchor.open("wb"):  # and goes on
+            pass
+    assert stop.is_set()
 
 
 def test_a_database_that_is_older_than_its_anchor_is_an_alarm(
