@@ -2,7 +2,7 @@
 
 The audit is the source: every act writes an event in its own transaction. One task per process asks
 for new ones while somebody listens. Ids may be committed out of their order (PostgreSQL), so a
-change can be missed; pages look for themselves now and then, too.
+change can be missed, and what time makes late is no event: pages look for themselves once a minute.
 """
 
 import asyncio
