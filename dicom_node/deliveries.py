@@ -81,6 +81,8 @@ def _is_to(session: Session, destination: str) -> ColumnElement[bool]:
 def _is_of(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
     """Return the condition that an object is of the study's report, or of an image of it."""
     study = session.scalar(select(Study.id).where(Study.study_instance_uid == study_instance_uid))
+    if study is None:
+        return false()
     of_reports = select(Artifact.id).where(Artifact.study_id == study)
     of_images = (
         select(Artifact.id)

@@ -116,6 +116,7 @@ def test_the_listing_is_narrowed(bench: Bench) -> None:
     assert _listed("--until", "2020-01-01") == []
     assert len(_listed("--since", "2020-01-01")) == 8
     assert _listed("--destination", "nobody") == []
+    assert _listed("--study-uid", "1.2.3") == []
     assert _run("deliveries", "--state", "lost").exit_code == 2
     with bench.database.read() as session:
         first, second = (
