@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _PIPE_WIDTH = 200  # a pipe has no width; 80 would fold every UID
 
@@ -76,8 +77,9 @@ def _print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[tuple[str,
     console.print(table)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> Text:
+    """Return a value as text without markup: a peer's could end the table, or drive a terminal."""
     if value is None:
-        return ""
+        return Text()
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
-    return text.replace("[", "\\[")  # rich markup in a peer's text stays text
+    return Text("".join(each if each.isprintable() else "?" for each in text))
