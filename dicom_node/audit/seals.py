@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 from typing import Final
 
 from sqlalchemy import func, insert, or_, select
@@ -51,6 +52,7 @@ _MOST_GAPS: Final = 200  # looked at again; of more the oldest are given up, and
 _TROUBLE_SECONDS: Final = 60.0
 _ANCHOR_BLOCK: Final = 1000
 _END_SECONDS: Final = 10.0
+_MAC_LENGTH: Final = 64
 
 Gap = tuple[int, int, float]  # first and last missing id, and until when it is looked at
 
@@ -112,7 +114,9 @@ class Sealer:
 
     def _seal(self) -> int:
         with self._database.read() as session:
-            position = self._position or self._find_position(session)
+            position = self._position
+            if position is None or not _is_known(session, position):
+                position = self._find_position(session)
             keys = self._keys(is_first=position.number == 0)
             late = _late(session, position)
             rows = events_by_id(session, late or _next(session, position))
@@ -231,18 +235,25 @@ class Sealer:
 
     def _not_anchored(self, last: anchor.Anchored) -> list[AuditSeal]:
         """Say that the database was cut, or is older than the anchor; return its new seals."""
-        log.error(
-            "the anchor %s ends with seal %d, which the database does not have: rows were deleted, "
-            "or an older back-up was restored; see `dicom-node audit verify`",
-            self._anchor,
-            last.number,
-        )
-        with self._database.write() as session:
-            record(session, AuditAction.AUDIT_ALARM, "anchor_ahead", details={"seal": last.number})
-        known = {each.mac for _, each in anchor.every_anchored(self._anchor) if each is not None}
+        details = {"seal": last.number, "mac": last.mac[:_MAC_LENGTH]}
         with self._database.read() as session:
-            seals = session.scalars(select(AuditSeal).order_by(AuditSeal.number))
-            return [seal for seal in seals if seal.mac not in known]
+            is_told = _newest_alarm(session) == details
+        if not is_told:
+            log.error(
+                "the anchor %s ends with seal %d, which the database does not have: rows were "
+                "deleted, or an older back-up was restored; see `dicom-node audit verify`",
+                self._anchor,
+                last.number,
+            )
+            with self._database.write() as session:
+                record(session, AuditAction.AUDIT_ALARM, "anchor_ahead", details=details)
+        known = {each.mac for _, each in anchor.every_anchored(self._anchor) if each is not None}
+        query = select(AuditSeal.number, AuditSeal.mac).order_by(AuditSeal.number)
+        with self._database.read() as session:
+            there = session.execute(query.execution_options(yield_per=_ANCHOR_BLOCK))
+            new = (number for number, mac in there if mac not in known)
+            chosen = AuditSeal.number.in_(list(islice(new, _ANCHOR_BLOCK)))
+            return list(session.scalars(select(AuditSeal).where(chosen).order_by(AuditSeal.number)))
 
 
 def seal_rest(settings: Settings, database: Database) -> None:
@@ -276,9 +287,18 @@ def sealing(settings: Settings, database: Database, stop: threading.Event) -> It
         thread.join(_END_SECONDS)
 
 
-def _is_known(session: Session, last: anchor.Anchored) -> bool:
-    seal = session.get(AuditSeal, last.number)
-    return seal is not None and seal.mac == last.mac
+def _is_known(session: Session, last: anchor.Anchored | _Position) -> bool:
+    """Say whether the database has this seal, as it was; before the first there is none to have."""
+    mac = session.scalar(select(AuditSeal.mac).where(AuditSeal.number == last.number))
+    return mac == last.mac or last.number == 0
+
+
+def _newest_alarm(session: Session) -> object:
+    """Return what the last alarm was about."""
+    is_alarm = AuditEvent.action == AuditAction.AUDIT_ALARM
+    number = session.scalar(select(func.max(AuditEvent.id)).where(is_alarm))
+    row = events_by_id(session, [number]).get(number) if number is not None else None
+    return None if row is None else row["details"]
 
 
 def _next(session: Session, position: _Position) -> list[int]:

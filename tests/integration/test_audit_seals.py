@@ -276,6 +276,19 @@ def test_a_database_that_is_older_than_its_anchor_is_an_alarm(
     assert audit.found() == [("anchor_differs", 2, None), ("anchor_differs", 3, None)]
 
 
+def test_a_tail_that_is_cut_under_a_running_node_is_one_alarm(audit: SealedAudit) -> None:
+    """And the node goes on to seal, also where SQLite gives the ids of what is gone again."""
+    audit.sealed(1, 1, 1)
+    audit.sql("DELETE FROM audit_mark WHERE seal_number > 1")
+    audit.sql("DELETE FROM audit_seal WHERE number > 1")
+    audit.sql("DELETE FROM audit_event WHERE id > 1")
+    assert [audit.seal() for _ in range(4)] == [0, 1, 0, 0]  # the alarm
+    alarms = [it for it in events_in(audit.database) if it.action is AuditAction.AUDIT_ALARM]
+    assert [it.details["seal"] for it in alarms] == [3]
+    audit.sealed(1)
+    assert [number for number, *_ in _seals(audit.database)] == [1, 2, 3]
+
+
 def test_text_that_is_no_value_stops_nobody(tmp_path: Path) -> None:
     """SQLite takes any text for JSON: such an event is sealed as one that nothing proves."""
     with open_database(f"sqlite:///{tmp_path / 'node.db'}") as database:
