@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, cast
 
-from sqlalchemy import CursorResult, or_, select, update
+from sqlalchemy import CursorResult, func, or_, select, update
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -90,6 +90,9 @@ class Forwarder:
         with self._database.read() as session:
             seals = _next_seals(session, position)
             frames = list(self._frames(session, seals))
+            newest = session.scalar(select(func.max(AuditSeal.number))) or 0
+        if newest < position:
+            self._begin_again(position, newest)
         if not seals:
             return False
         self._send(frames)
@@ -152,6 +155,16 @@ class Forwarder:
                 severity = severity_of(message)
                 yield frame(message.xml(), AUDIT_MESSAGE, severity, utc_now(), host)
             yield frame(line_of(seal).encode(), SEAL, NOTICE, seal.sealed_at, host)
+
+    def _begin_again(self, position: int, newest: int) -> None:
+        """Go back to the first seal: nobody knows which of those that are there were sent."""
+        log.error(
+            "seal %d was sent to the audit repository %s, and the database ends with seal %d: rows "
+            "were deleted, or an older back-up was restored; everything is sent again",
+            *(position, self._name, newest),
+        )
+        with self._database.write() as session:
+            self._update(session, AuditForwarding.lease_owner == self._owner, seal_number=0)
 
     def _done(self, number: int) -> None:
         mine = AuditForwarding.lease_owner == self._owner

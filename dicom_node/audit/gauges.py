@@ -45,7 +45,7 @@ def audit_gauges(session: Session) -> AuditGauges:
         oldest_unsealed_seconds=_age(oldest) or 0.0,
         verified_seconds=_age(proof.at) if proof else None,
         verify_findings=int(proof.details.get("findings", 0)) if proof else None,
-        unsent_seals=newest - sending.seal_number if sending else None,
+        unsent_seals=max(0, newest - sending.seal_number) if sending else None,
         repository_failing_seconds=(_age(sending.failing_since) or 0.0) if sending else None,
     )
 

@@ -218,6 +218,25 @@ def test_an_event_that_no_message_can_be_made_of_is_a_failure_that_shows(
         assert forwarder.step()
 
 
+def test_a_position_ahead_of_the_seals_begins_again(
+    emptied_database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An older back-up was restored, or somebody wrote to the row: nothing may stay unsent."""
+    with AuditRepository() as repository:
+        settings = _settings(tmp_path, repository.port)
+        audit = _audit(emptied_database, settings)
+        forwarder = _forwarder(emptied_database, settings)
+        assert forwarder.step()
+        audit.sql("UPDATE audit_forwarding SET seal_number = 1000")
+        with emptied_database.read() as session:
+            assert audit_gauges(session).unsent_seals == 0
+        audit.sealed(1)
+        while not forwarder.step():
+            assert caplog.text.count("everything is sent again") == 1
+        assert _seals_in(repository.messages) == [1, 2, 1, 2, 3]
+        assert not forwarder.step()
+
+
 def test_a_thread_sends_while_events_are_sealed(emptied_database: Database, tmp_path: Path) -> None:
     with AuditRepository() as repository:
         settings = _settings(tmp_path, repository.port)
