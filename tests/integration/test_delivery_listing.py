@@ -18,16 +18,16 @@ from click.testing import CliRunner, Result
 from delivery_bench import Bench
 from rows import add_destination, open_database, outcomes
 from servers import free_port, wait_until
-from sqlalchemy import update
+from sqlalchemy import select, update
 from web_accounts import bearer
 
-from dicom_node import circuit
+from dicom_node import circuit, retrying
 from dicom_node.cli import cli
 from dicom_node.deliveries import DeliveryFilter, delivery_page
 from dicom_node.paging import encode
 from dicom_node.web.app import create_app
 from models.account import Role, Scope
-from models.audit import AuditAction
+from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.delivery import Delivery, Destination
 from models.sections import DeliverySettings
@@ -144,6 +144,18 @@ def test_dead_letters_stay_until_they_are_retried_and_their_reason_longer(bench:
     assert "no destination is named 'nobody'" in str(result.exception)
     for wrong in ([], ["--all", "1"], ["1", "--destination", "first"]):
         assert _run("retry", *wrong).exit_code == 2
+
+
+def test_many_are_retried_in_blocks_each_with_its_event(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "_BLOCK", 3)
+    assert retrying.retry(bench.database, actor="eve") == 4
+    assert bench.states() == {DeliveryState.DUE}
+    with bench.database.read() as session:
+        action = AuditEvent.action == AuditAction.DELIVERIES_DUE_AGAIN
+        events = session.scalars(select(AuditEvent).where(action).order_by(AuditEvent.id)).all()
+    assert [(each.actor, each.details["deliveries"]) for each in events] == [("eve", 3), ("eve", 1)]
 
 
 def test_one_delivery_is_retried_by_its_id(bench: Bench) -> None:
