@@ -21,6 +21,7 @@ class Behaviour:
     break_after: int | None = None  # messages of a connection; then the receiver is gone
     stay_open: bool = False  # does not close when the sender did
     is_curt: bool = False  # closes without a closure alert of TLS
+    confirms_at_most: int | None = None  # messages of a connection; of more it says nothing
 
 
 @dataclass
@@ -83,7 +84,9 @@ class AuditRepository:
                 return  # whatever else was read is lost, and no alert says so
         if self.behaviour.stay_open:
             self._ended.wait(_SECONDS)
-        if isinstance(sock, ssl.SSLSocket) and not self.behaviour.is_curt:
+        most = self.behaviour.confirms_at_most
+        is_curt = self.behaviour.is_curt or (most is not None and received > most)
+        if isinstance(sock, ssl.SSLSocket) and not is_curt:
             sock.unwrap()
 
     @staticmethod

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, cast
 
@@ -29,6 +30,7 @@ from dicom_node.audit.syslog import (
     SEAL,
     Line,
     UnconfirmedError,
+    UnreachableError,
     frame,
     repository_name,
     send,
@@ -36,6 +38,7 @@ from dicom_node.audit.syslog import (
 from dicom_node.errors import StartError
 from dicom_node.loop import run_loop
 from dicom_node.tls import client_context
+from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.seal import AuditForwarding, AuditMark, AuditSeal
 from models.session import Database
@@ -45,12 +48,23 @@ log = logging.getLogger(__name__)
 
 _EVENTS: Final = 1000  # of one connection, about
 _SEALS: Final = 100
+_MESSAGES: Final = _EVENTS + _SEALS
 _BELIEVED_AT: Final = 2
+_BELIEVED_AGAIN_AT: Final = 5
 _PAUSE_SECONDS, _LONGEST_PAUSE = 2.0, 120.0
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Messages that the repository does not have yet, up to that of the seal `last`."""
+
+    key: tuple[int, int | None]  # the position before it, and the newest redaction
+    last: int
+    frames: list[bytes]
+
+
 class Forwarder:
-    """One sender; `step` sends one batch."""
+    """One sender; `step` sends one batch, or a part of it."""
 
     def __init__(
         self,
@@ -67,6 +81,8 @@ class Forwarder:
         self._monotonic = monotonic
         self._next_try, self._pause = 0.0, _PAUSE_SECONDS
         self._confirms, self._unconfirmed = False, 0
+        self._begun: _Batch | None = None
+        self._most = _MESSAGES
 
     def step(self) -> bool:
         """Send what is sealed and not sent; return whether there was anything."""
@@ -87,30 +103,59 @@ class Forwarder:
             raise
 
     def _send_after(self, position: int) -> bool:
-        with self._database.read() as session:
-            seals = _next_seals(session, position)
-            frames = list(self._frames(session, seals))
-            newest = session.scalar(select(func.max(AuditSeal.number))) or 0
-        if newest < position:
-            self._begin_again(position, newest)
-        if not seals:
+        """Send some of what follows a position. Raises OSError, StartError.
+
+        A repository that was too slow for a batch gets half of it next time, then more again.
+        """
+        batch = self._batch_after(position)
+        if batch is None:
             return False
-        self._send(frames)
-        self._done(seals[-1].number)
+        part = batch.frames[: self._most]
+        try:
+            self._send(part)
+        except UnreachableError:
+            raise
+        except OSError:
+            self._most = max(1, len(part) // 2)
+            raise
+        self._most = min(2 * self._most, _MESSAGES)
+        del batch.frames[: len(part)]
+        self._begun = batch if batch.frames else None
+        self._done(position if batch.frames else batch.last)
         return True
 
-    def _send(self, frames: Sequence[bytes]) -> None:
-        """Send a batch. Raises OSError, StartError unless the repository has it.
+    def _batch_after(self, position: int) -> _Batch | None:
+        """Return what is left of a batch that was begun, or the next one; None: all is sent.
 
-        One that never confirms what it has read is believed at the second time.
+        It is made anew after a redaction: what is gone from the audit is not sent any more.
+        """
+        with self._database.read() as session:
+            is_redaction = AuditEvent.action == AuditAction.AUDIT_REDACTED
+            redaction = session.scalar(select(func.max(AuditEvent.id)).where(is_redaction))
+            newest = session.scalar(select(func.max(AuditSeal.number))) or 0
+            batch, key = self._begun, (position, redaction)
+            if batch is None or batch.key != key:
+                seals = _next_seals(session, position)
+                frames = list(self._frames(session, seals))
+                batch = _Batch(key, seals[-1].number, frames) if seals else None
+        if newest < position:
+            self._begin_again(position, newest)
+        return batch
+
+    def _send(self, frames: Sequence[bytes]) -> None:
+        """Send messages. Raises OSError, StartError unless the repository has them.
+
+        One that never confirms what it has read is believed at the second time, and one that did
+        and does not any more at the fifth.
         """
         try:
             send(self._line(), frames)
         except UnconfirmedError:
             self._unconfirmed += 1
-            if self._confirms or self._unconfirmed < _BELIEVED_AT:
+            believed_at = _BELIEVED_AGAIN_AT if self._confirms else _BELIEVED_AT
+            if self._unconfirmed < believed_at:
                 raise
-            if self._unconfirmed == _BELIEVED_AT:
+            if self._unconfirmed == believed_at:
                 log.warning("the audit repository %s sends no closure alerts", self._name)
             return
         self._confirms, self._unconfirmed = self._repository.tls, 0

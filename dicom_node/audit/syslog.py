@@ -65,23 +65,38 @@ class UnconfirmedError(OSError):
         super().__init__("it closed the connection without a closure alert of TLS")
 
 
+class UnreachableError(OSError):
+    """There was no connection, so nothing was sent."""
+
+
 def send(line: Line, frames: Iterable[bytes]) -> None:
     """Send a batch; when this returns, the receiver has read all of it.
 
-    Raises UnconfirmedError when it probably has, other OSErrors when it may have some of it.
+    Raises UnreachableError when it has nothing, UnconfirmedError when it probably has all, other
+    OSErrors when it may have some of it.
     """
-    with socket.create_connection((line.host, line.port), line.timeout_seconds) as plain:
-        if line.context is None:
-            _write(plain, frames)
-            plain.shutdown(socket.SHUT_WR)
-            _wait_for_end(plain)
-            _require_read(plain, line.timeout_seconds)
-            return
-        with line.context.wrap_socket(plain, server_hostname=line.host) as secure:
-            _write(secure, frames)
-            if not _is_confirmed(secure):
-                _require_read(secure, line.timeout_seconds)
+    with _connect(line) as sock:
+        _write(sock, frames)
+        if isinstance(sock, ssl.SSLSocket):
+            if not _is_confirmed(sock):
+                _require_read(sock, line.timeout_seconds)
                 raise UnconfirmedError
+            return
+        sock.shutdown(socket.SHUT_WR)
+        _wait_for_end(sock)
+        _require_read(sock, line.timeout_seconds)
+
+
+def _connect(line: Line) -> socket.socket:
+    """Return a connection. Raises UnreachableError."""
+    try:
+        plain = socket.create_connection((line.host, line.port), line.timeout_seconds)
+        if line.context is None:
+            return plain
+        with plain:  # the other one takes it over
+            return line.context.wrap_socket(plain, server_hostname=line.host)
+    except OSError as error:
+        raise UnreachableError(str(error)) from error
 
 
 def _write(sock: socket.socket, frames: Iterable[bytes]) -> None:

@@ -17,6 +17,7 @@ from servers import free_port, wait_until
 
 from dicom_node.audit.forwarding import Forwarder, forwarding
 from dicom_node.audit.gauges import audit_gauges
+from dicom_node.audit.redactions import Redaction, redact
 from dicom_node.audit.syslog import repository_name
 from models.audit import AuditAction, record
 from models.seal import AuditForwarding
@@ -175,6 +176,7 @@ def test_a_receiver_that_never_confirms_is_believed_at_the_second_time(
         forwarder = _forwarder(emptied_database, settings)
         assert forwarder.step() is not secure
         assert forwarder.step() is secure
+        forwarder.step()  # the other half
         assert sorted(set(_seals_in(repository.messages))) == [1, 2]
         audit.add()
         audit.seal()
@@ -235,6 +237,50 @@ def test_a_position_ahead_of_the_seals_begins_again(
             assert caplog.text.count("everything is sent again") == 1
         assert _seals_in(repository.messages) == [1, 2, 1, 2, 3]
         assert not forwarder.step()
+
+
+@pytest.mark.parametrize(("at_most", "steps"), [(6, 4), (0, 5)])
+def test_a_receiver_that_becomes_too_slow_gets_less_at_once(
+    emptied_database: Database, tmp_path: Path, authority: Authority, at_most: int, steps: int
+) -> None:
+    """Or is believed, where it confirms nothing any more: nothing is sent for ever."""
+    behaviour = Behaviour()
+    with AuditRepository(authority.issue("repository"), behaviour=behaviour) as repository:
+        settings = _settings(tmp_path, repository.port, authority)
+        audit = _audit(emptied_database, settings)
+        forwarder = _forwarder(emptied_database, settings)
+        assert forwarder.step()
+        behaviour.confirms_at_most = at_most
+        for number in range(40):
+            audit.add(1, study=f"1.2.{number}")
+        audit.seal()
+        results = [forwarder.step() for _ in range(steps)]
+        assert results == [False] * (steps - 1) + [True]
+        for _ in range(30):
+            forwarder.step()
+        assert _seals_in(repository.messages)[-1] == 3
+        assert set(_events_in(repository.messages)) >= {str(each) for each in range(7, 47)}
+        with emptied_database.read() as session:
+            assert audit_gauges(session).unsent_seals == 0
+
+
+def test_what_was_redacted_meanwhile_is_not_sent_any_more(
+    emptied_database: Database, tmp_path: Path, authority: Authority
+) -> None:
+    behaviour = Behaviour(confirms_at_most=1)
+    with AuditRepository(authority.issue("repository"), behaviour=behaviour) as repository:
+        settings = _settings(tmp_path, repository.port, authority)
+        audit = SealedAudit(emptied_database, settings)
+        audit.sealed(1)
+        forwarder = _forwarder(emptied_database, settings)
+        assert not forwarder.step()
+        assert forwarder.step()  # the event; the seal is left
+        redact(emptied_database, settings, Redaction("ann", "request 17", patient_id="P1"))
+        repository.messages.clear()
+        while forwarder.step():
+            pass
+        assert b"P1" not in b"".join(repository.messages)
+        assert _seals_in(repository.messages) == [1]
 
 
 def test_a_thread_sends_while_events_are_sealed(emptied_database: Database, tmp_path: Path) -> None:
