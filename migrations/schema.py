@@ -21,8 +21,8 @@ def newest_revision() -> str | None:
 
 def current_revision(database: Database) -> str | None:
     """Return the id of the migration that the database is at; None when it has no tables."""
-    with database.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    with database.read() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
 
 
 def upgrade(database: Database) -> None:

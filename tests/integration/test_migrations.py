@@ -122,6 +122,12 @@ def test_the_newest_analysis_counts_and_its_model_gives_the_figure(old: Database
         session.execute(text("UPDATE analysis SET is_replaced = FALSE"))
 
 
+def test_the_revision_is_read_while_another_writes(old: Database) -> None:
+    with old.write() as session:
+        session.execute(text("UPDATE study SET revision = 1"))
+        assert schema.current_revision(old) == "0001"
+
+
 def test_the_tables_are_those_of_the_models(old: Database) -> None:
     schema.upgrade(old)
     config = Config(schema._config().config_file_name)
