@@ -129,6 +129,18 @@ def test_of_a_huge_study_the_newest_images_are_shown(
     assert len(node.get("results", study_instance_uid=uid)["items"]) == 4
 
 
+def test_a_study_is_read_under_the_odd_uid_that_intake_took(node: ApiNode) -> None:
+    for uid in ("1.2..3", "1.2.3.", ".01.2"):
+        add_instance(node.database, study_instance_uid=uid, sop_instance_uid=f"{uid}.9.")
+        assert node.get(f"studies/{uid}")["images"][0]["sop_instance_uid"] == f"{uid}.9."
+        (row,) = node.get("results", study_instance_uid=uid, sop_instance_uid=f"{uid}.9.")["items"]
+        assert row["study_instance_uid"] == uid
+        answer = node.client.get(f"instances/{uid}.9./image.png")
+        assert answer.json()["detail"] == "the image is received"
+    for wrong in ("1.2.a", "1.2 ", "1" * 65):
+        assert node.client.get(f"studies/{wrong}").status_code == 422
+
+
 def test_a_study_that_is_not_here_is_a_problem(node: ApiNode) -> None:
     for path in ("studies/1.2.3", "studies/1.2.3/priors", "studies/1.2.3/feedback"):
         answer = node.client.get(path)

@@ -129,6 +129,14 @@ _REFUSED = (
 )
 
 
+def test_a_study_is_shown_under_the_odd_uid_that_intake_took(
+    node: tuple[Database, httpx.Client],
+) -> None:
+    database, client = node
+    add_instance(database, study_instance_uid="1.2..3.")
+    assert _get(client, database, "/studies/1.2..3.").status_code == 200
+
+
 def test_what_is_not_there_is_said(node: tuple[Database, httpx.Client]) -> None:
     database, client = node
     found = {path: _get(client, database, path, Role.ADMIN) for path, _, _ in _REFUSED}

@@ -19,6 +19,7 @@ from models.account import Role
 
 _SHOWN: Final = 64  # characters of an unknown name
 _YEARS: Final = range(1900, 3000)
+UID_PATTERN: Final = r"^[0-9.]+$"  # as intake takes them: PS3.5 9.1 is not kept by all senders
 _NO_CONTROL: Final = r"^[^\x00-\x1f\x7f]+$"
 
 Viewer = Annotated[Principal, Depends(Requires(Role.VIEWER, Scope.RESULTS))]
@@ -41,15 +42,15 @@ def _in_the_calendar(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_the_calendar)]
 Text = Annotated[str, Constraints(max_length=64, pattern=_NO_CONTROL)]
 ShortText = Annotated[str, Constraints(max_length=16, pattern=_NO_CONTROL)]  # AE titles, CS
-Uid = Annotated[str, Constraints(max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")]  # PS3.5 9.1
+Uid = Annotated[str, Constraints(max_length=64, pattern=UID_PATTERN)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Severity = Literal["none", "mild", "moderate", "severe"]
 RowIdInPath = Annotated[int, Path(ge=1, le=(1 << 31) - 1)]
 StudyUid = Annotated[
-    str, Path(description="Study Instance UID", max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")
+    str, Path(description="Study Instance UID", max_length=64, pattern=UID_PATTERN)
 ]
 InstanceUid = Annotated[
-    str, Path(description="SOP Instance UID", max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")
+    str, Path(description="SOP Instance UID", max_length=64, pattern=UID_PATTERN)
 ]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Path
 
 from dicom_node.documents import Documents
+from dicom_node.web.api.parameters import UID_PATTERN
 from dicom_node.web.auth import Principal, Requires, Scope
 from models.account import Role
 from models.session import Database
@@ -17,7 +18,7 @@ Sender = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.DELIVERIES))
 Auditor = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.AUDIT))]
 Operator = Annotated[Principal, Depends(Requires(Role.OPERATOR, Scope.SYSTEM))]
 
-StudyUid = Annotated[str, Path(max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")]  # PS3.5 9.1
+StudyUid = Annotated[str, Path(max_length=64, pattern=UID_PATTERN)]
 SEVERITIES: Final = ("severe", "moderate", "mild", "none")
 ROWS: Final = 50
 
