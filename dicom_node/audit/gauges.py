@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.audit.columns import Values, events_by_id
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.seal import AuditForwarding, AuditMark, AuditSeal
@@ -31,23 +32,25 @@ def audit_gauges(session: Session) -> AuditGauges:
     last = session.scalar(select(func.max(AuditMark.event_id))) or 0
     behind = select(func.count(), func.min(AuditEvent.at)).where(AuditEvent.id > last)
     unsealed, oldest = session.execute(behind).one()
-    proof = session.execute(
-        select(AuditEvent.at, AuditEvent.details)
-        .where(AuditEvent.action == AuditAction.AUDIT_VERIFIED)
-        .order_by(AuditEvent.at.desc(), AuditEvent.id.desc())
-        .limit(1)
-    ).first()
+    proof = _newest_proof(session)
     moved = func.coalesce(AuditForwarding.sent_at, AuditForwarding.failing_since)
     sending = session.scalars(select(AuditForwarding).order_by(moved.desc()).limit(1)).first()
     newest = session.scalar(select(func.max(AuditSeal.number))) or 0
     return AuditGauges(
         unsealed_events=unsealed,
         oldest_unsealed_seconds=_age(oldest) or 0.0,
-        verified_seconds=_age(proof.at) if proof else None,
-        verify_findings=int(proof.details.get("findings", 0)) if proof else None,
+        verified_seconds=_age(proof["at"]) if proof else None,
+        verify_findings=int(proof["details"].get("findings", 0)) if proof else None,
         unsent_seals=max(0, newest - sending.seal_number) if sending else None,
         repository_failing_seconds=(_age(sending.failing_since) or 0.0) if sending else None,
     )
+
+
+def _newest_proof(session: Session) -> Values | None:
+    """Return the last one that was written, whatever time it has: a clock may have been ahead."""
+    is_proof = AuditEvent.action == AuditAction.AUDIT_VERIFIED
+    number = session.scalar(select(func.max(AuditEvent.id)).where(is_proof))
+    return None if number is None else events_by_id(session, [number]).get(number)
 
 
 def _age(at: datetime | None) -> float | None:

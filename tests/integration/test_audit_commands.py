@@ -2,6 +2,7 @@
 
 import csv
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from audits import SealedAudit, events_in
 from click.testing import CliRunner, Result
 from rows import open_database
 
+from dicom_node.audit.gauges import audit_gauges
 from dicom_node.cli import cli
 from models.audit import AuditAction, record
+from models.base import utc_now
 from models.settings import load_settings
 
 
@@ -118,6 +121,16 @@ def test_verify_says_what_is_wrong_and_where(
     assert words in row["what"]
     assert row["kind"].startswith("event_")
     assert row["at"]
+
+
+def test_a_proof_with_a_time_to_come_hides_no_later_one(audit: SealedAudit) -> None:
+    with audit.database.write() as session:
+        later = utc_now() + timedelta(days=400)
+        record(session, AuditAction.AUDIT_VERIFIED, "sound", at=later, details={"findings": 0})
+    audit.sql("DELETE FROM audit_event WHERE id = 4")
+    assert _run(audit, "verify").exit_code == 1
+    with audit.database.read() as session:
+        assert audit_gauges(session).verify_findings == 1
 
 
 def test_verify_against_an_anchor_from_elsewhere(audit: SealedAudit, tmp_path: Path) -> None:
