@@ -86,6 +86,7 @@ def test_the_newest_report_that_was_not_taken_back_is_given(node: ApiNode) -> No
         file = node.settings.artifact_dir / newest.storage_key
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"second")
+        newest.sha256 = hashlib.sha256(b"second").hexdigest()
         key, study = newest.id, newest.study_id
     assert node.client.get(path).content == b"second"
     assert node.client.get(path, params={"revision": 1}).content.startswith(PICTURE + b"sr")
@@ -126,6 +127,20 @@ def test_what_cannot_be_shown_is_absent_with_the_reason(node: ApiNode) -> None:
     with node.database.write() as session:
         session.execute(update(Instance).values(state=InstanceState.WITHDRAWN, reason="x"))
     assert get(path) == "the image is withdrawn (x)"
+
+
+def test_a_damaged_file_is_not_shown_under_the_hash_of_the_sound_one(node: ApiNode) -> None:
+    path = f"instances/{node.image('severe')}/image.png"
+    etag = node.client.get(path).headers["etag"]
+    for file in node.settings.artifact_dir.rglob("*.display.png"):
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert _missing(node.client.get(path)) == (
+        "the stored file is damaged: an operator finds it by `dicom-node scrub`"
+    )
+    for headers in ({}, {"If-None-Match": etag}):
+        assert node.client.head(path, headers=headers).status_code == 404
+        assert node.client.get(path, headers=headers).status_code == 404
+    assert len(_reads(node)) == 1
 
 
 def test_only_the_analysis_that_counts_is_shown(node: ApiNode) -> None:

@@ -3,6 +3,7 @@
 The bytes are found by the key of a row, never by what was asked. Their ETag is their SHA-256.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def _answer(
         raise HTTPException(status.HTTP_404_NOT_FOUND, found.missing)
     etag = f'"{found.artifact.sha256}"'
     headers = {"ETag": etag, "Cache-Control": _CACHE}
-    data = _read(node.settings.artifact_dir / found.artifact.storage_key)
+    data = _read(node.settings.artifact_dir / found.artifact.storage_key, found.artifact.sha256)
     if request.method != "HEAD":
         record_read(
             node.database,
@@ -120,11 +121,18 @@ def _answer(
     return Response(data, headers=headers, media_type=what.media_type)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, sha256: str) -> bytes:
+    """Return the bytes, as long as they are what was stored. Raises HTTPException 404."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "the stored file is gone") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise HTTPException(
+            status.HTTP_404_NOT_FOUND,
+            "the stored file is damaged: an operator finds it by `dicom-node scrub`",
+        )
+    return data
 
 
 def _has(header: str | None, etag: str) -> bool:
