@@ -3,8 +3,11 @@
 import base64
 import binascii
 import json
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Integer, and_, literal, or_, tuple_
@@ -13,6 +16,7 @@ from dicom_node.errors import CursorError
 
 MAX_LIMIT: Final = 1000
 _MAX_INTEGER: Final = (1 << 31) - 1  # of a column that is no BigInteger
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # alone it is no text of any database
 Row = TypeVar("Row")
 
 
@@ -50,11 +54,22 @@ def decode(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
 def _is(value: object, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
-    if kind is float:
-        return isinstance(value, int | float)
-    if kind is int:
-        return isinstance(value, int) and abs(value) < 1 << 63
-    return isinstance(value, kind)
+    if isinstance(value, int):
+        return kind in {int, float} and abs(value) < 1 << 63
+    if isinstance(value, float):
+        return kind is float and math.isfinite(value)
+    return isinstance(value, kind) and not (isinstance(value, str) and _SURROGATE.search(value))
+
+
+def moment(text: str) -> datetime:
+    """Return the time in a key. Raises CursorError without a zone, or beyond the calendar."""
+    try:
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise CursorError
 
 
 def after(columns: Sequence[tuple[Any, bool]], key: Sequence[Any]) -> ColumnElement[bool]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import ColumnElement, Row, Select
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import CursorError
-from dicom_node.paging import Page, after, decode, encode
+from dicom_node.paging import Page, after, decode, encode, moment
 from models.base import UtcDateTime
 
 # Of whatever columns.
@@ -50,7 +50,7 @@ class Segment:
     def beyond(self, key: Sequence[Any]) -> ColumnElement[bool]:
         """Return the condition that a row comes after `key`. Raises CursorError."""
         pairs = zip(key, self.kinds, strict=True)
-        values = [_moment(value) if kind is datetime else value for value, kind in pairs]
+        values = [moment(value) if kind is datetime else value for value, kind in pairs]
         return after(self.columns, values)
 
 
@@ -96,13 +96,3 @@ class Sort:
             if (name, part) == (self.name, number):
                 return number, key
         raise CursorError
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise CursorError

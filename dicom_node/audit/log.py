@@ -24,8 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import CursorError
-from dicom_node.paging import MAX_LIMIT, Page, after, decode, page_of
+from dicom_node.paging import MAX_LIMIT, Page, after, decode, moment, page_of
 from models.audit import RARE_ACTION, RARE_OUTCOME, WE_CALLED, AuditAction, AuditEvent
 from models.imaging import Study
 from models.result import ModelVersion
@@ -195,13 +194,7 @@ def _stream(
 
 def _key(cursor: str) -> tuple[datetime, int]:
     at, event_id = decode(cursor, (str, int))
-    try:
-        moment = datetime.fromisoformat(at)
-    except ValueError as error:
-        raise CursorError from error
-    if moment.tzinfo is None:
-        raise CursorError
-    return moment, event_id
+    return moment(at), event_id
 
 
 def _row(event: RowMapping) -> dict[str, Any]:

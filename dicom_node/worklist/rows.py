@@ -15,8 +15,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, not_, select, text
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import CursorError, UnknownStudyError
-from dicom_node.paging import Page, after, decode, page_of
+from dicom_node.errors import UnknownStudyError
+from dicom_node.paging import Page, after, decode, moment, page_of
 from dicom_node.worklist.facts import Facts, facts_of
 from models.base import utc_now
 from models.fields import Priority
@@ -210,15 +210,7 @@ def _decoded(cursor: str | None, *, is_waiting: bool) -> tuple[Any, ...] | None:
     if cursor is None:
         return None
     first, second = decode(cursor, (str if is_waiting else float, int))
-    if not is_waiting:
-        return first, second
-    try:
-        moment = datetime.fromisoformat(first)
-    except ValueError as error:
-        raise CursorError from error
-    if moment.tzinfo is None:
-        raise CursorError
-    return moment, second
+    return (moment(first) if is_waiting else first), second
 
 
 def _rows(

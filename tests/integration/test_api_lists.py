@@ -149,8 +149,13 @@ def test_a_cursor_belongs_to_its_order(node: ApiNode) -> None:
     for key in (["received-desc", 0, "x", 1], ["received-desc", 0, _AT, 1 << 40], ["x"], [None]):
         answer = node.client.get("studies", params={"cursor": encode(key)})
         assert (answer.status_code, answer.json()["status"]) == (400, 400)
-    kinds = {"percent": ["percent-desc", 0, "x", 1], "study_date": ["study_date-desc", 0, "\0", 1]}
-    for sort, key in kinds.items():
+    kinds = [
+        ("percent", ["percent-desc", 0, "x", 1]),
+        ("percent", ["percent-desc", 0, 10**320, 1]),
+        ("study_date", ["study_date-desc", 0, "\0", 1]),
+        ("study_date", ["study_date-desc", 0, "\ud800", 1]),
+    ]
+    for sort, key in kinds:
         answer = node.client.get("studies", params={"sort": sort, "cursor": encode(key)})
         assert answer.status_code == 400
     assert node.client.get("results", params={"cursor": encode(["x" * 600])}).status_code == 422

@@ -9,6 +9,7 @@ from sqlalchemy import event, select, text, update
 
 from dicom_node.audit.log import AuditFilter, events, every_event
 from dicom_node.errors import CursorError
+from dicom_node.paging import encode
 from models.audit import AuditAction, AuditEvent, record
 from models.base import utc_now
 from models.imaging import Study
@@ -145,7 +146,13 @@ def test_pages_follow_each_other_whatever_comes_between(database: Database) -> N
     assert in_order == list(range(1, 30))
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "WzFd", "WyJub3ciLDFd", "WyIyMDI2LTAxLTAxIiwxXQ"])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("", "x", "WzFd", "WyJub3ciLDFd", "WyIyMDI2LTAxLTAxIiwxXQ"),
+        encode(["0001-01-01T00:00:00+10:00", 1]),
+    ],
+)
 def test_a_made_up_cursor_is_refused(database: Database, cursor: str) -> None:
     with database.read() as session, pytest.raises(CursorError):
         events(session, AuditFilter(), cursor)

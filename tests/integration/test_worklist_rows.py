@@ -238,7 +238,9 @@ def test_a_second_report_is_the_one_that_is_shown(database: Database) -> None:
         (False, encode(["2026-01-01T00:00:00+00:00", 1])),
         (True, encode([1.0, 1])),
         (True, encode(["yesterday", 1])),
+        (False, encode([10**320, 1])),
         (True, encode(["2026-01-01T00:00:00", 1])),
+        (True, encode(["0001-01-01T00:00:00+10:00", 1])),
     ],
 )
 def test_a_cursor_of_another_list_is_refused(cursor: str, *, late: bool) -> None:
