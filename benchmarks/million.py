@@ -1,7 +1,8 @@
 """Fill a database with as many instances as a large hospital sends in some years, by SQL alone.
 
 Every second image is a lateral, one in ten frontals was not analysed; 20 senders of unequal size,
-two and a half studies per patient, half of the studies read. Rows only: there are no files.
+two and a half studies per patient, half of the studies read, every event sealed. Rows only: there
+are no files.
 """
 
 from collections.abc import Iterator
@@ -78,6 +79,26 @@ def _tables() -> Iterator[tuple[str, dict[str, object], str]]:
         yield "delivery", _delivery(offset), _ANALYSED
     yield "reading", _reading(), f"{_ANALYSED} AND {_READ}"
     yield from _events()
+    yield from _seals()
+
+
+def _seals() -> Iterator[tuple[str, dict[str, object], str]]:
+    """Yield the seals of all events, 500 each, and their marks; the bytes prove nothing."""
+    batch = "audit_event.id / 500 + 1"
+    seal = {
+        "number": batch,
+        "first_event_id": "min(audit_event.id)",
+        "last_event_id": "max(audit_event.id)",
+        "events": "count(*)",
+        "sealed_at": "max(audit_event.at)",
+        "key_id": "'benchmark'",
+        "previous_mac": _SHA.format(kind="seal", key=f"{batch} - 1"),
+        "mac": _SHA.format(kind="seal", key=batch),
+    }
+    yield "audit_seal", seal, f"audit_event GROUP BY {batch}"
+    mark = {"event_id": "audit_event.id", "seal_number": batch}
+    mac = f"decode({_SHA.format(kind='mark', key='audit_event.id')}, 'hex')"
+    yield "audit_mark", mark | {"event_mac": mac}, "audit_event"
 
 
 def _fixed() -> Iterator[tuple[str, dict[str, object], str]]:
