@@ -257,16 +257,18 @@ def retry(
     are tried again too.
     """
     from dicom_node import retrying, settling
+    from dicom_node.quarantine import Operator
 
     if [everything, delivery_id is not None, destination is not None].count(True) != 1:
         msg = "name one delivery (its id stands in `deliveries`), a --destination, or use --all"
         raise click.UsageError(msg)
     database = _database(_settings(config, data_dir))
-    number = retrying.retry(database, delivery_id, destination)
+    actor = Operator.of_this_process("").name[:64]
+    number = retrying.retry(database, delivery_id, destination, actor)
     click.echo(f"{number} due again")
     if everything:
         with database.write() as session:
-            reports = settling.report_again(session)
+            reports = settling.report_again(session, actor)
         if reports:
             click.echo(f"{reports} to be reported again")
     sys.exit(0 if number or everything or destination else 1)

@@ -55,8 +55,8 @@ def quiet_studies(session: Session, settings: DispatchSettings, now: datetime) -
     return [study for study in candidates if is_quiet(study, settings, now)]
 
 
-def report_again(session: Session) -> int:
-    """Have the reports written again that were given up; return how many.
+def report_again(session: Session, actor: str | None = None) -> int:
+    """Have the reports written again that were given up; return how many. `actor` asked for it.
 
     Of settled studies and their newest revision: an older one would be replaced at once.
     """
@@ -77,6 +77,7 @@ def report_again(session: Session) -> int:
                 session,
                 AuditAction.REPORT_DUE_AGAIN,
                 "due",
+                actor=actor,
                 study_instance_uid=study.study_instance_uid,
                 details={"job_id": job.id},
             )

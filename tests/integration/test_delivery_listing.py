@@ -25,6 +25,7 @@ from dicom_node import circuit, retrying
 from dicom_node.cli import cli
 from dicom_node.deliveries import DeliveryFilter, delivery_page
 from dicom_node.paging import encode
+from dicom_node.quarantine import Operator
 from dicom_node.web.app import create_app
 from models.account import Role, Scope
 from models.audit import AuditAction, AuditEvent
@@ -139,6 +140,10 @@ def test_dead_letters_stay_until_they_are_retried_and_their_reason_longer(bench:
     assert {row["state"] for row in _listed()} == {"due"}
     assert {row["reason"] for row in _listed("--destination", "first")} == {REASON}
     assert outcomes(bench.database, AuditAction.DELIVERIES_DUE_AGAIN) == ["due"]
+    with bench.database.read() as session:
+        action = AuditEvent.action == AuditAction.DELIVERIES_DUE_AGAIN
+        by = session.scalars(select(AuditEvent.actor).where(action)).all()
+    assert by == [Operator.of_this_process("").name]
     assert _run("retry", "--destination", "first").output == "0 due again\n"
     result = _run("retry", "--destination", "nobody")
     assert "no destination is named 'nobody'" in str(result.exception)

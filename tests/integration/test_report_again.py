@@ -8,7 +8,8 @@ from rows import add_instance, open_database, outcomes
 from sqlalchemy import select, update
 
 from dicom_node.cli import cli
-from models.audit import AuditAction
+from dicom_node.quarantine import Operator
+from models.audit import AuditAction, AuditEvent
 from models.imaging import Study
 from models.job import Job
 from models.settings import load_settings
@@ -43,6 +44,8 @@ def test_it_is_so_for_the_newest_revision_of_a_settled_study(
         assert ("1 to be reported again" in said.output) is again
         with database.read() as session:
             row = session.scalars(select(Job)).one()
+            by = select(AuditEvent.actor).where(AuditEvent.action == AuditAction.REPORT_DUE_AGAIN)
+            assert list(session.scalars(by)) == [Operator.of_this_process("").name] * again
         expected = (JobState.PENDING, 0) if again else (state, 3)
         assert (row.state, row.attempts) == expected
         assert outcomes(database, AuditAction.REPORT_DUE_AGAIN) == ["due"] * again
