@@ -91,6 +91,11 @@ def test_the_client_says_what_it_takes(small: ApiNode) -> None:
         "text/csv;q=high, application/json": "application/json",
         "text/html": "application/json",
         "*/*": "application/json",
+        "text/csv;q=0": "application/json",
+        "text/csv;q=nan": "application/json",
+        "text/csv;q=0.5, */*": "application/json",
+        "*/*, text/csv": "text/csv; charset=utf-8",
+        "application/json;q=0.1, text/csv;q=0.5, */*": "text/csv; charset=utf-8",
     }
     for accept, media_type in wanted.items():
         for path in ("studies", "results", "worklist", "audit", "deliveries"):

@@ -116,13 +116,19 @@ def wanted_form(request: Request, paging: Paging) -> Form:
 
 
 def _accepted(header: str) -> Form:
-    """Return the form that is liked best (RFC 9110 12.5.1); JSON where none of ours is named."""
+    """Return the form that is liked best (RFC 9110 12.5.1); JSON where none of ours is named.
+
+    What is liked not at all is never chosen. Whoever takes anything gets JSON, unless a form that
+    is named is liked as well.
+    """
     named = {"application/json": Form.JSON} | {each: form for form, each in MEDIA_TYPES.items()}
-    found: list[tuple[float, Form]] = []
+    liked: dict[str, float] = {}
     for part in header.split(","):
         media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        if media_type in named:
-            found.append((_quality(parameters), named[media_type]))
+        liked[media_type] = max(liked.get(media_type, 0.0), _quality(parameters))
+    found = [(value, named[each]) for each, value in liked.items() if each in named and value]
+    if "application/json" not in liked and liked.get("*/*"):
+        found.append((liked["*/*"], Form.JSON))
     return max(found, key=lambda each: each[0], default=(1.0, Form.JSON))[1]
 
 
@@ -131,9 +137,10 @@ def _quality(parameters: list[str]) -> float:
         name, _, value = each.partition("=")
         if name.strip() == "q":
             try:
-                return float(value)
+                quality = float(value)
             except ValueError:
                 return 0.0
+            return quality if 0.0 <= quality <= 1.0 else 0.0
     return 1.0
 
 
