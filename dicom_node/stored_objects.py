@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from models.audit import AuditAction, AuditEvent
 from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.rejection import WithdrawnArtifact
 from models.result import Analysis, Artifact
@@ -65,7 +66,22 @@ def report_object(
         query = query.where(Artifact.id.not_in(select(WithdrawnArtifact.artifact_id)))
     artifact = session.scalar(query.order_by(Artifact.revision.desc()).limit(1))
     uid = artifact.sop_instance_uid if artifact else None
-    return _stored(artifact, ArtifactKind.SR, study_instance_uid, uid, study.patient_id)
+    patient_id = (uid and _patient_in(session, study_instance_uid, uid)) or study.patient_id
+    return _stored(artifact, ArtifactKind.SR, study_instance_uid, uid, patient_id)
+
+
+def _patient_in(session: Session, study_instance_uid: str, sop_instance_uid: str) -> str | None:
+    """Return the patient that a report names: the study may have been corrected since."""
+    return session.scalar(
+        select(AuditEvent.patient_id)
+        .where(
+            AuditEvent.study_instance_uid == study_instance_uid,
+            AuditEvent.sop_instance_uid == sop_instance_uid,
+            AuditEvent.action == AuditAction.REPORT_STORED,
+        )
+        .order_by(AuditEvent.at, AuditEvent.id)
+        .limit(1)
+    )
 
 
 def _stored(

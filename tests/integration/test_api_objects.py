@@ -10,9 +10,9 @@ from api_node import PICTURE, ApiNode, api_node, report_again
 from rows import add_instance
 from sqlalchemy import select, update
 
-from models.audit import AuditAction, AuditEvent
+from models.audit import AuditAction, AuditEvent, record
 from models.base import utc_now
-from models.imaging import Instance
+from models.imaging import Instance, Study
 from models.rejection import WithdrawnArtifact
 from models.result import Analysis, Artifact
 from models.states import ArtifactKind, InstanceState
@@ -33,6 +33,13 @@ def _reads(node: ApiNode) -> list[tuple[str, str | None, str | None]]:
             (row.outcome, row.study_instance_uid, row.sop_instance_uid)
             for row in session.scalars(query.order_by(AuditEvent.id))
         ]
+
+
+def _write(node: ApiNode, artifact: Artifact, data: bytes) -> None:
+    file = node.settings.artifact_dir / artifact.storage_key
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    artifact.sha256 = hashlib.sha256(data).hexdigest()
 
 
 def test_a_picture_is_the_stored_one_under_its_hash(node: ApiNode) -> None:
@@ -83,10 +90,7 @@ def test_the_newest_report_that_was_not_taken_back_is_given(node: ApiNode) -> No
     with node.database.write() as session:
         newest = session.scalar(select(Artifact).where(Artifact.revision == 2))
         assert newest is not None
-        file = node.settings.artifact_dir / newest.storage_key
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"second")
-        newest.sha256 = hashlib.sha256(b"second").hexdigest()
+        _write(node, newest, b"second")
         key, study = newest.id, newest.study_id
     assert node.client.get(path).content == b"second"
     assert node.client.get(path, params={"revision": 1}).content.startswith(PICTURE + b"sr")
@@ -94,6 +98,34 @@ def test_the_newest_report_that_was_not_taken_back_is_given(node: ApiNode) -> No
     with node.database.write() as session:
         session.add(WithdrawnArtifact(artifact_id=key, study_id=study, reason="rejected_quality"))
     assert node.client.get(path).content.startswith(PICTURE + b"sr")
+
+
+def test_an_older_report_is_read_under_the_patient_that_it_names(node: ApiNode) -> None:
+    """The study was corrected to another patient since; the newest report names that one."""
+    uid = node.uids["mild"]
+    report_again(node, "mild", 20.0)
+    with node.database.write() as session:
+        study = session.scalars(select(Study).where(Study.study_instance_uid == uid)).one()
+        was, study.patient_id = study.patient_id, "RIGHT"
+        reports = select(Artifact).where(
+            Artifact.study_id == study.id, Artifact.kind == ArtifactKind.SR
+        )
+        first, second = session.scalars(reports.order_by(Artifact.revision))
+        _write(node, second, b"second")
+        record(
+            session,
+            AuditAction.REPORT_STORED,
+            "stored",
+            study_instance_uid=uid,
+            sop_instance_uid=first.sop_instance_uid,
+            patient={"patient_id": was},
+        )
+    for revision in (1, 2):
+        node.client.get(f"studies/{uid}/sr.dcm", params={"revision": revision}).raise_for_status()
+    with node.database.read() as session:
+        read = AuditEvent.action == AuditAction.PATIENT_DATA_READ
+        query = select(AuditEvent.patient_id).where(read).order_by(AuditEvent.id)
+        assert list(session.scalars(query)) == ["P1", "RIGHT"]
 
 
 def _missing(answer: httpx.Response) -> str:

@@ -9,7 +9,7 @@ from rows import add_instance, add_job, outcomes
 from sqlalchemy import select, update
 
 from dicom_node import study_detail
-from models.audit import AuditAction
+from models.audit import AuditAction, AuditEvent
 from models.imaging import Instance, Study
 from models.job import Job
 from models.rejection import WithdrawnArtifact
@@ -112,6 +112,11 @@ def test_an_image_of_another_patient_says_so(node: ApiNode) -> None:
     own, foreign = node.get(f"studies/{uid}")["images"]
     assert (own["is_of_patient"], foreign["is_of_patient"]) == (True, False)
     assert foreign["patient_id"] == "P2"
+    with node.database.read() as session:
+        read = AuditEvent.action == AuditAction.PATIENT_DATA_READ
+        query = select(AuditEvent.study_instance_uid, AuditEvent.patient_id).where(read)
+        told = [tuple(row) for row in session.execute(query.order_by(AuditEvent.id))]
+    assert told == [(uid, "P1"), (uid, "P2")]
 
 
 def test_of_a_huge_study_the_newest_images_are_shown(

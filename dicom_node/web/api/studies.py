@@ -90,9 +90,22 @@ def _add_studies(routes: APIRouter, node: Node) -> None:
             raise HTTPException(
                 status.HTTP_404_NOT_FOUND, "there is no study with this Study Instance UID"
             )
-        patient = {"patient_id": found.study.patient_id}
-        record_read(node.database, who, request, "study", study_instance_uid=uid, patient=patient)
+        for patient in _patients_in(found):
+            record_read(
+                node.database,
+                who,
+                request,
+                "study",
+                study_instance_uid=uid,
+                patient={"patient_id": patient},
+            )
         return found
+
+
+def _patients_in(found: StudyDetail) -> list[str | None]:
+    """Return whose data it is: the study's patient, and those of images that are another's."""
+    others = (each.patient_id for each in found.images if not each.is_of_patient)
+    return list(dict.fromkeys([found.study.patient_id, *others]))
 
 
 def _add_results(routes: APIRouter, node: Node) -> None:
