@@ -7,7 +7,7 @@ revisions, and what they were made of, stay.
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,7 +21,7 @@ from models.base import advance, utc_now
 from models.imaging import Instance, Series, Study
 from models.job import Job
 from models.reasons import Reason
-from models.result import of_the_patient
+from models.result import Analysis, Artifact, of_the_patient
 from models.session import Database
 from models.settings import Settings
 from models.states import InstanceState, JobKind, JobState
@@ -69,6 +69,23 @@ def replay(
     except (LostRaceError, IntegrityError) as error:
         msg = "the study was changed at the same moment: run it again"
         raise OperatorError(msg) from error
+
+
+def purged_results(session: Session, study_instance_uid: str) -> int:
+    """Return how many stored results of the study's images retention removed.
+
+    What an analysis gives again has its row already, and retention would take the bytes again.
+    """
+    query = (
+        select(func.count())
+        .select_from(Artifact)
+        .join(Analysis, Artifact.analysis_id == Analysis.id)
+        .join(Instance, Analysis.instance_id == Instance.id)
+        .join(Series, Instance.series_id == Series.id)
+        .join(Study, Series.study_id == Study.id)
+        .where(Study.study_instance_uid == study_instance_uid, Artifact.purged_at.is_not(None))
+    )
+    return session.scalar(query) or 0
 
 
 def _images(session: Session, settings: Settings, study: Study) -> Sequence[Instance]:

@@ -15,6 +15,7 @@ from dicom_node.options import as_utc, common, listing, open_database, settings_
 from dicom_node.quarantine import Operator
 from dicom_node.queue import JobQueue
 from dicom_node.rehearsal import Rehearsal, begin, waiting
+from dicom_node.replay import purged_results
 from dicom_node.replay import replay as replay_study
 from dicom_node.results import ResultFilter
 from models.session import Database
@@ -66,8 +67,14 @@ def replay(
         raise click.UsageError(msg)
     if model is not None:
         _require_installed(settings, model)
-    number = replay_study(open_database(settings), settings, study_uid, model, operator)
+    database = open_database(settings)
+    number = replay_study(database, settings, study_uid, model, operator)
     click.echo(f"{number} images are analysed again")
+    with database.read() as session:
+        purged = purged_results(session, study_uid)
+    if purged:
+        said = "were removed by retention: those that come out the same stay removed"
+        click.echo(f"{purged} stored results {said}", err=True)
 
 
 def _rehearse(

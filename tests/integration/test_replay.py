@@ -24,7 +24,7 @@ from models.audit import AuditAction
 from models.base import utc_now
 from models.imaging import Instance, Study
 from models.job import Job
-from models.result import Analysis, counts_again, newest_analyses
+from models.result import Analysis, Artifact, counts_again, newest_analyses
 from models.session import Database
 from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobState, StudyState
@@ -145,6 +145,23 @@ def test_what_cannot_be_analysed_again_is_said(
     assert count(database, Job) == 0
     assert _study(database).state is StudyState.DELIVERED
     assert outcomes(database, AuditAction.STUDY_REPLAYED) == []
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_results_that_retention_removed_are_said(
+    database: Database, tmp_path: Path, *, purged: bool
+) -> None:
+    add_analysis(database, add_instance(database, state=InstanceState.ANALYSED))
+    with database.write() as session:
+        session.execute(update(Study).values(state=StudyState.DELIVERED))
+        if purged:
+            session.execute(update(Artifact).values(purged_at=utc_now()))
+    command = ["replay", _study(database).study_instance_uid, "--data-dir", str(tmp_path)]
+    url = database.url.render_as_string(hide_password=False)
+    said = CliRunner().invoke(cli, command, env={"DICOM_NODE_DATABASE_URL": url})
+    assert (said.exit_code, said.stdout) == (0, "1 images are analysed again\n")
+    what = "1 stored results were removed by retention: those that come out the same stay removed\n"
+    assert said.stderr == (what if purged else "")
 
 
 def test_an_unknown_study_is_said(database: Database, settings: Settings) -> None:
