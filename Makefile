@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUT ?=            # make demo INPUT=folder: your own DICOM files instead of phantoms
 OUT ?= demo-data
 ARGS ?=             # make up ARGS="--pacs ORTHANC@10.0.0.5:4242"
-JOBS ?= 2            # files of tests at once
+JOBS ?= 3            # files of tests at once; many wait more than they compute
 ROUNDS ?= 1          # make faults: how often
 PYTEST ?=           # make test PYTEST="-k listener": further pytest arguments
 

@@ -21,7 +21,7 @@ from models.sections import DicomSettings
 from models.session import METADATA, Database
 from models.settings import Settings
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(290)
 
 _SENDERS = 120
 
@@ -40,7 +40,13 @@ def listener(
 ) -> Iterator[Listener]:
     """A listener with the association limit that the test asks for, by default the product's."""
     limit = getattr(request, "param", DicomSettings().max_associations)
-    dicom = DicomSettings(host="127.0.0.1", port=0, max_associations=limit, min_free_bytes=0)
+    dicom = DicomSettings(
+        host="127.0.0.1",
+        port=0,
+        max_associations=limit,
+        min_free_bytes=0,
+        network_timeout_seconds=240,  # the first sender waits for the last, all in one process
+    )
     listener = Listener(Settings(data_dir=tmp_path, dicom=dicom), database)
     yield listener
     listener.stop()
@@ -48,7 +54,7 @@ def listener(
 
 def _associate(port: int) -> Association:
     ae = AE("TESTSCU")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 120
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 240
     ae.add_requested_context(CR, ExplicitVRLittleEndian)
     return ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[MENDED])
 
@@ -56,7 +62,7 @@ def _associate(port: int) -> Association:
 def _send(port: int, number: int, together: threading.Barrier) -> int | None:
     """Hold an association open until every sender has one, then store one image."""
     assoc = _associate(port)
-    together.wait(120)
+    together.wait(240)
     if not assoc.is_established:
         return None
     try:
