@@ -106,7 +106,9 @@ def test_an_outage_loses_nothing(
     """It is away; it breaks in the middle; then it is there again."""
     pair = authority.issue("repository") if secure else None
     port = free_port()
-    settings = _settings(tmp_path, port, authority if secure else None)
+    # Without TLS a repository that does not end in time is believed, and this one is to break.
+    trusted = authority if secure else None
+    settings = _settings(tmp_path, port, trusted, timeout_seconds=30.0)
     audit = _audit(emptied_database, settings)
     forwarder = _forwarder(emptied_database, settings)
     assert not forwarder.step()
