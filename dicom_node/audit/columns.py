@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, String, select, type_coerce
+from sqlalchemy import ColumnElement, Row, Select, String, func, select, type_coerce
 from sqlalchemy.exc import DataError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.audit.macs import EVENT_COLUMNS, PATIENT_COLUMNS
-from models.audit import AuditEvent
+from models.audit import AuditAction, AuditEvent
 
 Values = dict[str, Any]
 _NAMES: Final = (*EVENT_COLUMNS, *PATIENT_COLUMNS)
@@ -75,3 +75,11 @@ def _one(session: Session, event_id: int) -> list[tuple[int, Values | None]]:
         if not _is_of_a_value(error):
             raise
         return [(event_id, None)]
+
+
+def newest_of(session: Session, action: AuditAction) -> int | None:
+    """Return the id of the newest event of this kind, found by the index of its kind."""
+    # OFFSET keeps PostgreSQL from looking for the greatest id first, through all events.
+    found = select(AuditEvent.id).where(AuditEvent.action == action).offset(0).subquery()
+    number: int | None = session.scalar(select(func.max(found.c.id)))
+    return number

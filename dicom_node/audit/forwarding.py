@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from dicom_node.audit.anchor import line_of
-from dicom_node.audit.columns import events_by_id
+from dicom_node.audit.columns import events_by_id, newest_of
 from dicom_node.audit.facts import facts_of
 from dicom_node.audit.messages import Node, messages, severity_of
 from dicom_node.audit.syslog import (
@@ -38,7 +38,7 @@ from dicom_node.audit.syslog import (
 from dicom_node.errors import StartError
 from dicom_node.loop import run_loop
 from dicom_node.tls import client_context
-from models.audit import AuditAction, AuditEvent
+from models.audit import AuditAction
 from models.base import utc_now
 from models.seal import AuditForwarding, AuditMark, AuditSeal
 from models.session import Database
@@ -130,8 +130,7 @@ class Forwarder:
         It is made anew after a redaction: what is gone from the audit is not sent any more.
         """
         with self._database.read() as session:
-            is_redaction = AuditEvent.action == AuditAction.AUDIT_REDACTED
-            redaction = session.scalar(select(func.max(AuditEvent.id)).where(is_redaction))
+            redaction = newest_of(session, AuditAction.AUDIT_REDACTED)
             newest = session.scalar(select(func.max(AuditSeal.number))) or 0
             batch, key = self._begun, (position, redaction)
             if batch is None or batch.key != key:

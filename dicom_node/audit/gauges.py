@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.audit.columns import Values, events_by_id
+from dicom_node.audit.columns import Values, events_by_id, newest_of
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.seal import AuditForwarding, AuditMark, AuditSeal
@@ -48,10 +48,7 @@ def audit_gauges(session: Session) -> AuditGauges:
 
 def _newest_proof(session: Session) -> Values | None:
     """Return the last one that was written, whatever time it has: a clock may have been ahead."""
-    is_proof = AuditEvent.action == AuditAction.AUDIT_VERIFIED
-    # OFFSET keeps PostgreSQL from looking for the greatest id first, through all events.
-    proofs = select(AuditEvent.id).where(is_proof).offset(0).subquery()
-    number = session.scalar(select(func.max(proofs.c.id)))
+    number = newest_of(session, AuditAction.AUDIT_VERIFIED)
     return None if number is None else events_by_id(session, [number]).get(number)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import anchor
-from dicom_node.audit.columns import Values, events_by_id
+from dicom_node.audit.columns import Values, events_by_id, newest_of
 from dicom_node.audit.keys import Keys, key_path, load_keys, make_first_key
 from dicom_node.audit.macs import (
     NOTHING_BEFORE,
@@ -295,8 +295,7 @@ def _is_known(session: Session, last: anchor.Anchored | _Position) -> bool:
 
 def _newest_alarm(session: Session) -> object:
     """Return what the last alarm was about."""
-    is_alarm = AuditEvent.action == AuditAction.AUDIT_ALARM
-    number = session.scalar(select(func.max(AuditEvent.id)).where(is_alarm))
+    number = newest_of(session, AuditAction.AUDIT_ALARM)
     row = events_by_id(session, [number]).get(number) if number is not None else None
     return None if row is None else row["details"]
 
