@@ -11,12 +11,14 @@ from uuid import uuid4
 import pydicom.config
 import pynetdicom.association
 import pytest
+from message_peers import FhirPeer, MllpPeer
 from rows import open_database
 from sqlalchemy import create_engine, text
 
 from dicom_node.listener import Listener
 from models.session import METADATA, Database
 from models.settings import Settings, load_settings
+from worker.sandbox import Sandbox
 
 
 @dataclass(frozen=True)
@@ -131,3 +133,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """The child process that decodes, for all tests of a file."""
+    with Sandbox(load_settings()) as child:
+        yield child
+
+
+@pytest.fixture
+def ris() -> Iterator[MllpPeer]:
+    """A receiver of HL7 messages."""
+    with MllpPeer().running() as peer:
+        yield peer
+
+
+@pytest.fixture
+def ehr() -> Iterator[FhirPeer]:
+    """A receiver of FHIR transactions."""
+    with FhirPeer().running() as peer:
+        yield peer

@@ -15,7 +15,6 @@ from dicom_node.quarantine import Operator
 from dicom_node.replay import replay
 from models.imaging import WITHOUT_FIGURE
 from models.reasons import Reason
-from models.settings import load_settings
 from models.states import InstanceState, JobKind, StudyState
 from worker.leases import claim
 from worker.sandbox import Sandbox
@@ -23,24 +22,6 @@ from worker.sandbox import Sandbox
 Make = Callable[..., MessageBench]
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 _BY = Operator("nurse", "why")
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(load_settings()) as child:
-        yield child
-
-
-@pytest.fixture
-def ris() -> Iterator[MllpPeer]:
-    with MllpPeer().running() as peer:
-        yield peer
-
-
-@pytest.fixture
-def ehr() -> Iterator[FhirPeer]:
-    with FhirPeer().running() as peer:
-        yield peer
 
 
 @pytest.fixture

@@ -18,18 +18,11 @@ from dicom_node.repair import repair
 from dicom_node.routing import EARLIER
 from models.audit import AuditAction
 from models.result import Analysis
-from models.settings import load_settings
 from models.states import ArtifactKind, DeliveryState, StudyState
 from worker.sandbox import Sandbox
 
 Make = Callable[..., MessageBench]
 SENT = DeliveryState.SENT
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(load_settings()) as child:
-        yield child
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from dicom_node.retrying import retry
 from models.audit import AuditAction, AuditEvent
 from models.delivery import Destination
 from models.result import Analysis, Artifact
-from models.settings import load_settings
 from models.states import (
     ArtifactKind,
     CircuitState,
@@ -44,12 +43,6 @@ Make = Callable[..., MessageBench]
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(load_settings()) as child:
-        yield child
-
-
 @pytest.fixture
 def node(
     listen: Any, redis_server: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -63,18 +56,6 @@ def node(
             )
 
         yield start
-
-
-@pytest.fixture
-def ris() -> Iterator[MllpPeer]:
-    with MllpPeer().running() as peer:
-        yield peer
-
-
-@pytest.fixture
-def ehr() -> Iterator[FhirPeer]:
-    with FhirPeer().running() as peer:
-        yield peer
 
 
 def _hl7(peer: MllpPeer, **more: object) -> dict[str, Any]:
