@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 import models.account
 import models.audit
@@ -121,6 +122,10 @@ class _Turns:
             self._descriptor = -1
 
 
+def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401  DBAPI connection
+    record.invalidate()
+
+
 class Database:
     """The sessions of one process. Make it after fork, never before.
 
@@ -178,7 +183,8 @@ class Database:
             yield session
 
     def dispose(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that a thread still uses, when it gives it back."""
+        event.listen(self.engine, "checkin", _close_returned)
         self.engine.dispose()
         if self._turns is not None:
             self._turns.close()
