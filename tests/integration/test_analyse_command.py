@@ -12,6 +12,7 @@ from typing import Any
 
 import highdicom as hd
 import pytest
+from analysing import analyse_here
 from builders import DX, DX_FOR_PROCESSING, chest_dataset, write_part10
 from PIL import Image
 from pydicom import dcmread
@@ -50,13 +51,8 @@ REFUSED = {
 First = tuple[Path, subprocess.CompletedProcess[str]]
 
 
-def _analyse(*arguments: Path | str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "worker", "analyse", *map(str, arguments), "--device", "cpu"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def _rows(*arguments: Path | str) -> list[dict[str, Any]]:
-    done = _analyse(*arguments, "--json")
+    done = analyse_here(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -122,9 +118,11 @@ def chest(data_root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def first(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
-    """The results of one chest, and what the command said."""
+    """The results of one chest, and what the command said as a process of its own."""
     out = tmp_path_factory.mktemp("first")
-    done = _analyse(data_root / "dicom" / "crdx" / CHEST, "--out", out, "--json")
+    program = [sys.executable, "-m", "worker", "analyse", "--device", "cpu"]
+    arguments = [data_root / "dicom" / "crdx" / CHEST, "--out", out, "--json"]
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -205,7 +203,7 @@ def test_one_file_given_twice_is_one_image(chest: Path, tmp_path: Path) -> None:
 def test_csv_has_one_line_per_file(tmp_path: Path) -> None:
     write_part10(tmp_path / "in" / "a.dcm", chest_dataset(ViewPosition="LL"))
     (tmp_path / "in" / "b.txt").write_text("no DICOM")
-    done = _analyse(tmp_path / "in", "--out", tmp_path / "out", "--csv")
+    done = analyse_here(tmp_path / "in", "--out", tmp_path / "out", "--csv")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["reason"] for row in rows] == ["not_dicom", "lateral_view"]
     assert rows[0]["opacity_percent_total"] == ""
@@ -213,7 +211,7 @@ def test_csv_has_one_line_per_file(tmp_path: Path) -> None:
 
 def test_a_table_for_people(tmp_path: Path) -> None:
     write_part10(tmp_path / "in" / "[red]a.dcm", chest_dataset(ViewPosition="LL"))
-    done = _analyse(tmp_path / "in", "--out", tmp_path / "out")
+    done = analyse_here(tmp_path / "in", "--out", tmp_path / "out")
     assert done.returncode == 0
     assert "[red]a.dcm" in done.stdout
     assert "lateral_view" in done.stdout
@@ -233,7 +231,7 @@ def test_a_table_for_people(tmp_path: Path) -> None:
 )
 def test_unusable_arguments_exit_2(wrong: list[str], tmp_path: Path) -> None:
     arguments = [str(tmp_path / it) if it in {".", "out"} else it for it in wrong]
-    assert _analyse(*arguments).returncode == 2
+    assert analyse_here(*arguments).returncode == 2
 
 
 def test_logs_hold_no_patient_data(chest: Path, first: First) -> None:

@@ -3,12 +3,11 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from analysing import analyse_here
 from builders import analysed_image, chest_dataset, chest_image, write_part10
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -34,8 +33,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _analyse(*arguments: Path | str) -> str:
-    command = [sys.executable, "-m", "worker", "analyse", *map(str, arguments), "--device", "cpu"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = analyse_here(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_each_option_writes_its_object_and_the_same_bytes_again(

@@ -6,8 +6,6 @@ picture alone must be judged; no file here has trained the network that judges i
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from analysing import analyse_here
 from pydicom.dataset import Dataset
 
 from models.analysis_sections import AnalysisSettings
@@ -53,9 +52,9 @@ def model() -> Segmenter:
 
 def _analyse(paths: list[Path], out: Path, *settings: str) -> list[dict[str, Any]]:
     (out / "node.toml").write_text("\n".join(("[analysis]", *settings)))
-    command = [sys.executable, "-m", "worker", "analyse", *map(str, paths), "--device", "cpu"]
-    command += ["--out", str(out / "out"), "--config", str(out / "node.toml"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    options = ("--out", out / "out", "--config", out / "node.toml", "--json")
+    done = analyse_here(*paths, *options)
+    assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

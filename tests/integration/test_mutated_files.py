@@ -7,8 +7,6 @@ DICOM_NODE_TEST_MUTANTS=20000 pytest tests/integration/test_mutated_files.py --l
 import json
 import logging
 import os
-import subprocess
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from analysing import analyse_here
 from builders import chest_dataset, chest_pixels
 from mutations import CR, Mutant, Sound, mutant, sound
 from pydicom import dcmread
@@ -238,9 +237,7 @@ def test_the_file_command_gives_each_a_line(mutants: list[Mutant], tmp_path: Pat
     (tmp_path / "in").mkdir()
     for name, data in files.items():
         (tmp_path / "in" / name).write_bytes(data)
-    command = [sys.executable, "-m", "worker", "analyse", str(tmp_path / "in"), "--device", "cpu"]
-    command += ["--out", str(tmp_path / "out"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = analyse_here(tmp_path / "in", "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert sorted(Path(row["path"]).name for row in rows) == sorted(files)
