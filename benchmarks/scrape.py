@@ -55,7 +55,7 @@ def main() -> None:
 def _measure(database: Database, folder: Path, scrapes: int) -> None:
     settings = load_settings(None, data_dir=folder, database_url=str(database.url))
     settings.spool_dir.mkdir(parents=True)
-    documents = Documents(settings.artifact_dir)
+    documents = Documents(settings.artifact_store)
     for name in ("RECEIVED", "EVENTS", "SENDS", "ANALYSES"):
         counter = RowCounter(getattr(tallies, name))
         what = f"{name.lower()}: whole table, once per start"

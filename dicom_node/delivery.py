@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -55,7 +54,7 @@ class Deliverer:
         stop: threading.Event | None = None,
     ) -> None:
         self._settings: DeliverySettings = settings.delivery
-        self._root: Path = settings.artifact_dir
+        self._store = settings.artifact_store
         self._with_fallback = settings.destinations_by_captures("fallback")
         self._with_commitment = settings.destinations_with_commitment
         self._database = database
@@ -199,7 +198,7 @@ class Deliverer:
         artifact = delivery.artifact
         return Parcel(
             delivery_id=delivery.id,
-            path=self._root / artifact.storage_key,
+            path=self._store.path(artifact.storage_key),
             sop_class_uid=artifact.sop_class_uid or "",
             sop_instance_uid=artifact.sop_instance_uid or "",
         )

@@ -15,6 +15,7 @@ from models.imaging import Instance
 from models.result import Artifact
 from models.session import Database
 from models.settings import Settings
+from models.storage import Store
 
 _WINDOW_DAYS: Final = 7.0
 _DAY: Final = 86_400.0
@@ -37,7 +38,7 @@ def check_disks(settings: Settings, database: Database) -> str:
     Raises RuntimeError when that is within `retention.warn_days`, or when files being received are
     on another file system than the spool, so that they cannot be renamed into it.
     """
-    _require_one_file_system(settings.spool_dir)
+    _require_one_file_system(settings.image_store)
     with database.read() as session:
         found = forecasts(session, settings)
     for each in found:
@@ -57,8 +58,8 @@ def _sentence(each: Forecast) -> str:
     return f"{each.folder.name}: {each.free_bytes / 2**30:.1f} GiB free, {when}"
 
 
-def _require_one_file_system(spool_dir: Path) -> None:
-    incoming = Spool(spool_dir, 0).incoming
+def _require_one_file_system(images: Store) -> None:
+    incoming, spool_dir = Spool(images, 0).incoming, images.root
     if incoming.stat().st_dev != spool_dir.stat().st_dev:
         msg = (
             f"{incoming} is on another file system than {spool_dir}: nothing can be received; "
@@ -72,6 +73,8 @@ def forecasts(session: Session, settings: Settings) -> list[Forecast]:
     images = _growth(session, Instance.size_bytes, Instance.received_at, Instance.purged_at)
     results = _growth(session, Artifact.size_bytes, Artifact.created_at, Artifact.purged_at)
     growth = {settings.spool_dir: images, settings.artifact_dir: results}
+    if settings.storage_url is not None:
+        growth = dict.fromkeys(growth, 0.0)  # caches: they grow to their size and no further
     by_device: dict[int, tuple[Path, float]] = {}
     for folder, bytes_per_day in growth.items():
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pydicom import dcmread
+
+from models.storage import Store
 
 _RADIOGRAPHS = ("Computed Radiography Image Storage", "For Presentation", "For Processing")
 
@@ -13,19 +14,19 @@ _RADIOGRAPHS = ("Computed Radiography Image Storage", "For Presentation", "For P
 class _Read:
     """What a file was when it was read, and whom it names."""
 
-    stamp: tuple[int, int]
+    stamp: tuple[float, int]
     images: frozenset[str]
 
 
 @dataclass
 class Documents:
-    """The SR documents of a folder; each is read once, and again when its file has changed.
+    """The SR documents of a store; each is read once, and again when its file has changed.
 
     A long-running process keeps one: a hundred thousand documents take minutes to read and
     seconds to look at. Some 300 bytes are kept per document.
     """
 
-    root: Path
+    store: Store
     _known: dict[str, _Read] = field(default_factory=dict, repr=False)
 
     def images_in(self, storage_key: str) -> frozenset[str]:
@@ -33,13 +34,12 @@ class Documents:
 
         None of a file that is gone or cannot be read.
         """
-        path = self.root / storage_key
         try:
-            now = path.stat()
-            stamp = (now.st_mtime_ns, now.st_size)
+            stamp = self.store.stamp(storage_key)
             known = self._known.get(storage_key)
             if known is None or known.stamp != stamp:
-                known = self._known[storage_key] = _Read(stamp, _images_in(path))
+                images = _images_in(self.store.path(storage_key))
+                known = self._known[storage_key] = _Read(stamp, images)
         except OSError:
             return frozenset()
         return known.images

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from dicom_node.types import SpooledInstance
 from models.audit import AuditAction, record
 from models.base import utc_now
-from models.files import make_directory
 from models.imaging import Instance, Study
 from models.settings import Settings
 
@@ -38,7 +37,8 @@ def take_bytes(
     if why is None:
         return False
     if why == DAMAGED:
-        _set_aside(settings, row.storage_key)
+        # Out of the spool, where it would be taken in again as another object.
+        settings.image_store.set_aside(row.storage_key, DAMAGED)
     session.execute(
         update(Instance)
         .where(Instance.id == row.id)
@@ -71,15 +71,7 @@ def _fault(settings: Settings, row: Instance) -> str | None:
     if row.purged_at is not None:
         return "purged"
     try:
-        is_whole = (settings.spool_dir / row.storage_key).stat().st_size == row.size_bytes
+        is_whole = settings.image_store.size(row.storage_key) == row.size_bytes
     except FileNotFoundError:
         return "missing"
     return None if is_whole and row.damaged_at is None else DAMAGED
-
-
-def _set_aside(settings: Settings, storage_key: str) -> None:
-    """Move a damaged file out of the spool, where it would be taken in again as another object."""
-    aside = settings.spool_dir / DAMAGED
-    make_directory(aside)
-    path = settings.spool_dir / storage_key
-    path.rename(aside / path.name)

@@ -23,7 +23,6 @@ from dicom_node.rejection import end_replaced, take_back
 from dicom_node.types import Identity
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
-from models.files import header_path
 from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.job import Job
 from models.reasons import SENTENCES, Reason
@@ -298,7 +297,7 @@ def admit_matching(session: Session, settings: Settings, study: Study) -> None:
 def _set_identity(settings: Settings, study: Study, row: Instance) -> None:
     study.patient_id = row.patient_id
     study.issuer_of_patient_id = row.issuer_of_patient_id
-    path = header_path(settings.spool_dir, row.storage_key, row.purged_at)
+    path = settings.image_store.path_of(row.storage_key, row.purged_at)
     identity = _identity_in_file(path, row)
     if identity is not None:
         study.accession_number = identity.accession_number
@@ -336,7 +335,7 @@ def _verdict(session: Session, settings: Settings, row: Instance) -> Verdict:
     rejected = rejected_before(session, row.series.study_id, row.sop_instance_uid)
     if rejected is not None:
         return Verdict(InstanceState.WITHDRAWN, rejected)
-    identity = _identity_in_file(settings.spool_dir / row.storage_key, row)
+    identity = _identity_in_file(settings.image_store.path(row.storage_key), row)
     if identity is None:
         return Verdict(InstanceState.QUEUED)  # a worker says what is wrong with the file
     return judge_content(settings, identity)

@@ -13,23 +13,25 @@ from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.receive import data_set_offset
-from models.files import HEADERS, atomic_write
+from models.files import HEADERS
+from models.storage import Store
 
 _MAX_BYTES: Final = 16 << 20  # a longer header is kept by keeping the file
 _ENCAPSULATED_DOCUMENT: Final = 0x00420011  # PS3.3 C.24.2
 _PIXEL_GROUP: Final = 0x7FE0
 
 
-def keep_header(root: Path, storage_key: str) -> bool:
+def keep_header(store: Store, storage_key: str) -> bool:
     """Write the elements in front of the pixels beside, durably; say whether there are any pixels.
 
     False: nothing was written, because the file has no pixels (and no document), cannot be parsed,
-    or has a header above 16 MiB. Raises OSError when the file cannot be read or the disk is full.
+    or has a header above 16 MiB. Raises OSError when the file cannot be read, or the storage is
+    full or away.
     """
-    head = _head(root / storage_key)
+    head = _head(store.path(storage_key))
     if head is None:
         return False
-    atomic_write(root / HEADERS / storage_key, head)
+    store.write(f"{HEADERS}/{storage_key}", head)
     return True
 
 

@@ -4,6 +4,7 @@ Sources: audit events (written with each answer), rows, files in the spool, the 
 themselves (read back from disk), and deliveries.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ def compute(
 
     `documents` remembers SR documents that were read before; without it each one is read.
     """
-    reader = documents or Documents(settings.artifact_dir)
+    reader = documents or Documents(settings.artifact_store)
     with database.read() as session:
         return [
             _received(session),
@@ -164,13 +165,15 @@ def _spool(session: Session, database: Database, settings: Settings) -> Line:
     listener and the next sweep. One of a purged row is deleted by the next sweep of retention.
     """
     known = set(session.scalars(select(Instance.storage_key).where(Instance.purged_at.is_(None))))
-    spool = Spool(settings.spool_dir, 0)
-    present = set(spool.keys())
+    spool = Spool(settings.image_store, 0)
+    named_at = {each.key: each.modified for each in spool.listed()}
+    present = set(named_at)
     known -= _let_go(database, known - present)
     unknown = present - known
     unknown -= _purged_among(session, unknown)
     arriving_seconds = ARRIVING_SECONDS + _SWEEPS * settings.dispatch.orphan_seconds
-    orphans = {key for key in unknown if spool.is_older(key, arriving_seconds)}
+    oldest_arriving = time.time() - arriving_seconds
+    orphans = {key for key in unknown if named_at[key] <= oldest_arriving}
     parts = {
         "with a row": len(present & known),
         "missing": len(known - present),

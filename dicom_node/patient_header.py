@@ -7,7 +7,6 @@ as text.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Final, Self
 
 from pydicom.dataset import Dataset
@@ -15,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.header import read_head
 from dicom_node.receive import data_set_offset
-from models.files import header_path
 from models.imaging import Instance
+from models.storage import Store
 
 _LAST_TAG: Final = 0x00100040  # Patient's Sex
 _LONGEST: Final = 200  # of a name; PS3.5 6.2 allows 64 characters in each of three groups
@@ -57,20 +56,20 @@ class Patient:
         )
 
 
-def read_patient(spool_dir: Path, header: StoredHeader) -> Patient:
+def read_patient(images: Store, header: StoredHeader) -> Patient:
     """Return who the patient is, from at most the first 4 MiB of the file.
 
     Nothing is known of a file that is gone or damaged.
     """
-    path = header_path(spool_dir, header.storage_key, header.purged_at)
     try:
+        path = images.path_of(header.storage_key, header.purged_at)
         ds = read_head(path, data_set_offset(path), header.transfer_syntax_uid, _LAST_TAG)
     except OSError:
         ds = Dataset()
     return Patient.of(ds, header.correction or {})
 
 
-def patient_of(session: Session, spool_dir: Path, instance_ids: Sequence[int]) -> Patient:
+def patient_of(session: Session, images: Store, instance_ids: Sequence[int]) -> Patient:
     """Return who the patient of these images is, by the first of them whose header says a name.
 
     At most three headers are read.
@@ -83,7 +82,7 @@ def patient_of(session: Session, spool_dir: Path, instance_ids: Sequence[int]) -
         stored = StoredHeader(
             row.storage_key, row.transfer_syntax_uid, row.purged_at, row.correction
         )
-        found = read_patient(spool_dir, stored)
+        found = read_patient(images, stored)
         if found.name is not None:
             break
     return found

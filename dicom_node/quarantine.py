@@ -97,7 +97,7 @@ def details(session: Session, settings: Settings, instance_id: int) -> dict[str,
         "sop_class_uid": instance.sop_class_uid,
         "transfer_syntax_uid": instance.transfer_syntax_uid,
         "data_set_sha256": instance.data_set_sha256,
-        "path": str(settings.spool_dir / instance.storage_key),
+        "path": settings.image_store.name(instance.storage_key),
         "compared": instance.decided_at is not None,
         "correction": instance.correction or {},
         "same_sop_instance_uid": [

@@ -64,7 +64,7 @@ class Mended:
 
 def repair(database: Database, settings: Settings) -> list[Mended]:
     """Mend every kind of damage once and return what was found of each, in order."""
-    spool = Spool(settings.spool_dir, 0)
+    spool = Spool(settings.image_store, 0)
     recovered = recover_orphans(database, settings, spool, ARRIVING_SECONDS)
     done = [Mended("spool files without a row", recovered, recovered)]
     return done + [_repair(database, settings, each) for each in _REPAIRS]

@@ -127,7 +127,7 @@ def _file(
     is_sent = artifact.sop_instance_uid is not None or artifact.kind in MESSAGES
     return {
         "kind": artifact.kind.value,
-        "path": str(settings.artifact_dir / artifact.storage_key),
+        "path": settings.artifact_store.name(artifact.storage_key),
         "sop_instance_uid": artifact.sop_instance_uid,
         "sha256": artifact.sha256,
         "purged": artifact.purged_at is not None,

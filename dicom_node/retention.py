@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any, Final, cast
 
 from sqlalchemy import CursorResult, Select, func, select, update
@@ -36,6 +35,7 @@ from models.result import Artifact
 from models.session import Database
 from models.settings import Settings
 from models.states import InstanceState, JobKind, JobState
+from models.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -190,8 +190,8 @@ class Retention:
 
     def _purge(self, row: Instance, before: datetime | None, cause: str) -> Purge | None:
         """Keep the header, say in the row that the bytes are gone, delete them: in that order."""
-        root = self._settings.spool_dir
-        if not self._keeps(root, row.storage_key, required=row.state is InstanceState.ANALYSED):
+        store = self._settings.image_store
+        if not self._keeps(store, row.storage_key, required=row.state is InstanceState.ANALYSED):
             self._skipped[Instance].add(row.id)
             return None
         still = images(self._settings, before).where(
@@ -201,7 +201,7 @@ class Retention:
             purge = _image(session.get_one(Instance, row.id), cause)
             if not self._mark(session, row, purge, still.with_only_columns(Instance.id)):
                 return None
-        delete_file(root / row.storage_key)
+        delete_file(store, row.storage_key)
         return purge
 
     def _mark(
@@ -230,10 +230,10 @@ class Retention:
         return True
 
     @staticmethod
-    def _keeps(root: Path, key: str, *, required: bool) -> bool:
+    def _keeps(store: Store, key: str, *, required: bool) -> bool:
         """Say whether all that is needed of a file is kept."""
         try:
-            return keep_header(root, key) or not required
+            return keep_header(store, key) or not required
         except OSError as error:
             log.error("%s cannot be purged: %s", key, error.strerror)  # noqa: TRY400  no traceback
             return False
@@ -245,7 +245,8 @@ class Retention:
             return
         while (room := _COMPARING - self.waiting()) > 0 and (rows := self._uncompared(before)):
             # A lost file no worker can read: the ledger and a scrub say so.
-            here = [row for row in rows if (self._settings.spool_dir / row.storage_key).exists()]
+            images = self._settings.image_store
+            here = [row for row in rows if images.exists(row.storage_key)]
             self._skipped[Instance] |= {row.id for row in rows} - {row.id for row in here}
             if here:
                 self._ask(here[:room])
@@ -274,8 +275,8 @@ class Retention:
         return [each for row in rows if (each := self._purge_result(row, before))]
 
     def _purge_result(self, row: Artifact, before: datetime) -> Purge | None:
-        root = self._settings.artifact_dir
-        if row.kind in OBJECTS and not self._keeps(root, row.storage_key, required=True):
+        store = self._settings.artifact_store
+        if row.kind in OBJECTS and not self._keeps(store, row.storage_key, required=True):
             self._skipped[Artifact].add(row.id)
             return None
         still = results(self._settings, before).where(Artifact.id == row.id)
@@ -283,7 +284,7 @@ class Retention:
             purge = _result(session.get_one(Artifact, row.id))
             if not self._mark(session, row, purge, still.with_only_columns(Artifact.id)):
                 return None
-        delete_file(root / row.storage_key)
+        delete_file(store, row.storage_key)
         return purge
 
 

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 
 from dicom_node.receive import data_set_offset
-from dicom_node.spool import Spool, modified
+from dicom_node.spool import Spool
 from models.audit import AuditAction, record
 from models.base import utc_now
 from models.files import sha256_of
@@ -23,6 +22,7 @@ from models.imaging import Instance
 from models.result import Artifact
 from models.session import Database
 from models.settings import Settings
+from models.storage import Store
 
 _BLOCK: Final = 200
 _ARRIVING_SECONDS: Final = 3600.0  # a younger file without a row may be of a job that runs
@@ -163,25 +163,25 @@ class Scrub:
         sound: list[tuple[int, str]] = []
         faulty: list[tuple[int, str]] = []
         for row in rows:
-            path = self._path(row)
-            fault = self._fault(row, path)
+            store = self._store(row)
+            fault = self._fault(row, store)
             advance()
             (sound if fault is None else faulty).append((row.id, row.storage_key))
             if fault is not None and not self._has_changed(table, row):
                 kind = "image" if table is Instance else row.kind.value
                 self.tally.faults[fault] += 1
-                yield Found(kind, row.id, fault, str(path), row.sop_instance_uid)
+                yield Found(kind, row.id, fault, store.name(row.storage_key), row.sop_instance_uid)
         self._write(table, sound, damaged=False)
         self._write(table, faulty, damaged=True)
 
-    def _path(self, row: Instance | Artifact) -> Path:
+    def _store(self, row: Instance | Artifact) -> Store:
         is_image = isinstance(row, Instance)
-        root = self._settings.spool_dir if is_image else self._settings.artifact_dir
-        return root / row.storage_key
+        return self._settings.image_store if is_image else self._settings.artifact_store
 
-    def _fault(self, row: Instance | Artifact, path: Path) -> Fault | None:
+    def _fault(self, row: Instance | Artifact, store: Store) -> Fault | None:
         self.tally.files += 1
         wanted = row.data_set_sha256 if isinstance(row, Instance) else row.sha256
+        path = store.read_again(row.storage_key)
         try:
             offset = data_set_offset(path) if isinstance(row, Instance) else 0
             found = sha256_of(path, offset)
@@ -227,29 +227,30 @@ class Scrub:
 
     def _unknown(self) -> Iterator[Found]:
         """Yield the files that no row has: left by a crash, or by a restored older database."""
-        spool = Spool(self._settings.spool_dir, 0)
-        yield from self._without_row("image", Instance, spool.root, spool.keys(_ARRIVING_SECONDS))
-        root = self._settings.artifact_dir
+        spool = Spool(self._settings.image_store, 0)
+        yield from self._without_row("image", Instance, spool.store, spool.keys(_ARRIVING_SECONDS))
+        store = self._settings.artifact_store
         keys = (
-            f"{path.parent.name}/{path.name}"
-            for path in sorted(root.glob("[0-9a-f][0-9a-f]/[0-9a-f]*"))
-            if time.time() - modified(path) > _ARRIVING_SECONDS
+            each.key
+            for shard in store.shards()
+            for each in store.listed(shard)
+            if time.time() - each.modified > _ARRIVING_SECONDS
         )
-        yield from self._without_row("result", Artifact, root, keys)
+        yield from self._without_row("result", Artifact, store, keys)
 
     def _without_row(
-        self, kind: str, table: _Table, root: Path, keys: Iterator[str]
+        self, kind: str, table: _Table, store: Store, keys: Iterator[str]
     ) -> Iterator[Found]:
         block: list[str] = []
         for key in keys:
             block.append(key)
             if len(block) == _BLOCK:
-                yield from self._unknown_among(kind, table, root, block)
+                yield from self._unknown_among(kind, table, store, block)
                 block = []
-        yield from self._unknown_among(kind, table, root, block)
+        yield from self._unknown_among(kind, table, store, block)
 
     def _unknown_among(
-        self, kind: str, table: _Table, root: Path, keys: list[str]
+        self, kind: str, table: _Table, store: Store, keys: list[str]
     ) -> Iterator[Found]:
         with self._database.read() as session:
             query = select(table.storage_key).where(table.storage_key.in_(keys))
@@ -257,4 +258,4 @@ class Scrub:
         for key in keys:
             if key not in known:
                 self.tally.faults[Fault.UNKNOWN] += 1
-                yield Found(kind, None, Fault.UNKNOWN, str(root / key), None)
+                yield Found(kind, None, Fault.UNKNOWN, store.name(key), None)

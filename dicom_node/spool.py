@@ -15,6 +15,7 @@ from typing import Final
 from dicom_node.errors import SpoolFullError
 from dicom_node.receive import ReceivedFile
 from models.files import fsync_directory, make_directory, new_key
+from models.storage import Store, Stored
 
 _SYNCERS: Final = 16
 _SHARDS: Final = [f"{number:02x}" for number in range(256)]  # what `new_key` begins with
@@ -31,11 +32,12 @@ def digest_in(key: str) -> str | None:
 
 
 class Spool:
-    """One folder of received objects with a free-space floor in bytes."""
+    """The store of received objects, its folder with a free-space floor in bytes."""
 
-    def __init__(self, root: Path, min_free_bytes: int) -> None:
-        self.root = root
-        self.incoming = root / "incoming"
+    def __init__(self, store: Store, min_free_bytes: int) -> None:
+        self.store = store
+        self.root = store.root
+        self.incoming = store.root / "incoming"
         self.min_free_bytes = min_free_bytes
         make_directory(self.incoming)
         self._make_shards()
@@ -70,57 +72,55 @@ class Spool:
     def keep(self, received: ReceivedFile, key: str) -> None:
         """Make a received file durable under its final name; a file that is there already stays.
 
-        When this returns, the bytes survive a power cut. The name, `key_of(received)`, holds the
-        SHA-256 of the data set. Raises SpoolFullError when file or folder could not be synced;
-        there is no file then.
+        When this returns, the bytes survive a power cut, and a shared storage has them. The name,
+        `key_of(received)`, holds the SHA-256 of the data set. Raises SpoolFullError when file or
+        folder could not be synced, or the shared storage did not take it; there is no file then.
         """
         if received.is_kept:
             return
         received.sync()
-        final = self.path(key)
         try:
-            _rename(received.path, final)
-            received.path = final
-            fsync_directory(final.parent)
+            received.path = self.store.take_in(received.path, key)
         except OSError as error:
             received.fail(error)
         received.is_kept = True
 
     def sync(self, key: str) -> None:
         """Make a file durable whose listener may have died before it did. Raises OSError."""
+        if self.store.is_shared:
+            return  # what it has is durable
         path = self.path(key)
         with path.open("rb") as file:
             os.fsync(file.fileno())
         fsync_directory(path.parent)
 
     def path(self, key: str) -> Path:
-        """Return where the bytes of `key` are."""
-        return self.root / key
+        """Return where the bytes of `key` are on this host. Raises StorageError."""
+        return self.store.path(key)
 
     def delete(self, key: str) -> None:
         """Remove the bytes of `key`; missing is fine."""
-        self.path(key).unlink(missing_ok=True)
+        self.store.delete(key)
 
     def set_aside(self, key: str) -> None:
         """Put a file that is not whole back to the unfinished ones, which are swept."""
         self.path(key).rename(self.incoming / f"{key.rsplit('/', 1)[-1]}.part")
+        if self.store.is_shared:
+            self.store.delete(key)
 
     def keys(self, older_than_seconds: float = 0.0) -> Iterator[str]:
         """Yield the key of every complete file that is at least that old; without an age, of all.
 
         All are also those that the clock, put back since, dates into the future.
         """
-        for shard in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
-            for entry in os.scandir(shard):
-                key = f"{shard.name}/{entry.name}"
-                if entry.name.endswith(".dcm") and (
-                    not older_than_seconds or self.is_older(key, older_than_seconds)
-                ):
-                    yield key
+        for each in self.listed():
+            if not older_than_seconds or each.modified <= time.time() - older_than_seconds:
+                yield each.key
 
-    def is_older(self, key: str, seconds: float) -> bool:
-        """Say whether the file of `key` is at least that old; one that is gone is not."""
-        return modified(self.path(key)) <= time.time() - seconds
+    def listed(self) -> Iterator[Stored]:
+        """Yield every complete file."""
+        for shard in self.store.shards():
+            yield from (each for each in self.store.listed(shard) if each.key.endswith(".dcm"))
 
     def sweep_incoming(self, older_than_seconds: float) -> int:
         """Remove unfinished files that a killed listener left; return how many.
@@ -139,14 +139,6 @@ class Spool:
 def key_of(received: ReceivedFile) -> str:
     """Return a new storage key for a file whose data set is whole."""
     return new_key(f".{received.data_set_sha256}.dcm")
-
-
-def _rename(path: Path, final: Path) -> None:
-    try:
-        path.rename(final)
-    except FileNotFoundError:  # a restored backup may lack empty folders
-        make_directory(final.parent)
-        path.rename(final)
 
 
 def modified(path: Path) -> float:

@@ -1,7 +1,6 @@
 """What routes may ask of a study: from its rows, and, where a route asks, from image headers."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -11,11 +10,11 @@ from sqlalchemy.orm import Session
 from dicom_node.header import read_head
 from dicom_node.receive import data_set_offset
 from dicom_node.routing import StudyFacts
-from models.files import header_path
 from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.result import newest_analyses
 from models.settings import Settings
 from models.states import InstanceState
+from models.storage import Store
 
 _LAST_TAG: Final = 0x00081010  # Station Name
 _MOST_FILES: Final = 20  # that are opened for a study; the analysed ones first
@@ -52,14 +51,14 @@ def _places(
     """Return the stations and the institutions that the headers name."""
     if not any(each.stations or each.institutions for each in settings.routes):
         return frozenset(), frozenset()
-    headers = [_header(settings.spool_dir, row) for row in instances[:_MOST_FILES]]
+    headers = [_header(settings.image_store, row) for row in instances[:_MOST_FILES]]
     return _values(headers, "StationName"), _values(headers, "InstitutionName")
 
 
-def _header(spool_dir: Path, row: Instance) -> Dataset:
+def _header(images: Store, row: Instance) -> Dataset:
     """Return the elements up to Station Name; none of a file that is gone or damaged."""
-    path = header_path(spool_dir, row.storage_key, row.purged_at)
     try:
+        path = images.path_of(row.storage_key, row.purged_at)
         return read_head(path, data_set_offset(path), row.transfer_syntax_uid, _LAST_TAG)
     except OSError:
         return Dataset()

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import secrets
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -23,14 +22,6 @@ def new_key(suffix: str) -> str:
     """Return a fresh storage key, `ab/ab12….suffix`; never made from a peer's text."""
     name = secrets.token_hex(16)
     return f"{name[:2]}/{name}{suffix}"
-
-
-def header_path(root: Path, storage_key: str, purged_at: datetime | None) -> Path:
-    """Return the file of a stored object, or what retention kept of a purged one.
-
-    That is all in front of the pixels, under the same key below `headers`.
-    """
-    return root / storage_key if purged_at is None else root / HEADERS / storage_key
 
 
 def fsync_directory(directory: Path) -> None:

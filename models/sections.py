@@ -82,6 +82,7 @@ class DicomSettings(Section):
     allowed_calling_aets: tuple[AETitle, ...] = ()  # empty: any may associate
     store_calling_aets: tuple[AETitle, ...] = ()  # empty: all of those may store, not only C-ECHO
     allowed_addresses: tuple[Network, ...] = ()  # empty: from anywhere
+    proxy_protocol_from: tuple[Network, ...] = ()  # balancers that say who connects to them
     peers: tuple[BoundPeerSettings, ...] = ()  # AE titles bound to addresses
     listeners: Annotated[int, Field(ge=1, le=64)] | None = None  # processes; None: cores, up to 4
     max_associations: Annotated[int, Field(ge=1)] = 200  # of all processes together
@@ -293,10 +294,12 @@ class QueryRetrieveSettings(Section):
 
 
 class StorageSettings(Section):
-    """Folders that are to be on other disks than `data_dir`."""
+    """Folders that are to be on other disks than `data_dir`; with `storage_url` they are caches."""
 
     spool: Path | None = None  # default: `spool` in data_dir
     artifacts: Path | None = None  # default: `artifacts` in data_dir
+    cache_bytes: Annotated[int, Field(ge=0)] = 10 << 30  # of each folder, where it is a cache
+    cache_hours: Annotated[float, Field(gt=0)] = 24.0  # since a cached file was last used
 
     @model_validator(mode="after")
     def _folders_are_two(self) -> Self:

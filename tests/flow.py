@@ -64,7 +64,7 @@ class Flow:
         self.settings = settings.model_copy(update={"dispatch": quick})
         self.database = database
         self.pacs = pacs
-        store = ResultStore(database, self.settings.artifact_dir)
+        store = ResultStore(database, self.settings.artifact_store)
         self.runtime = tasks.Runtime(
             settings=self.settings,
             database=database,

@@ -60,7 +60,7 @@ class Bench:
         self.database = database
         self.settings = settings
         self.dispatcher = Dispatcher(settings, database, queue)
-        self.store = ResultStore(database, settings.artifact_dir)
+        self.store = ResultStore(database, settings.artifact_store)
         self.model_id = self.store.register_model(MODEL)
         self.runtime = tasks.Runtime(
             settings=settings,

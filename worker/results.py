@@ -1,11 +1,11 @@
 """Results become files and rows: files first, then every row of one job in one transaction."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from models.audit import AuditAction, record
 from models.base import advance, utc_now
-from models.files import atomic_write, new_key
+from models.files import new_key
 from models.imaging import Instance, Study
 from models.job import Job
 from models.reading import open_if_changed
@@ -33,6 +33,7 @@ from models.result import (
 )
 from models.session import Database
 from models.states import ArtifactKind, InstanceState, JobKind, JobState
+from models.storage import Store
 from worker.errors import BundleError, ImageWithdrawnError
 from worker.figures import columns_of, model_name, provenance, whose
 from worker.leases import held
@@ -103,9 +104,9 @@ class Batch:
 class ResultStore:
     """Writes what one worker process produces."""
 
-    def __init__(self, database: Database, artifact_dir: Path) -> None:
+    def __init__(self, database: Database, artifacts: Store) -> None:
         self._database = database
-        self._root = artifact_dir
+        self._artifacts = artifacts
 
     def register_model(
         self,
@@ -322,7 +323,7 @@ class ResultStore:
         try:
             for product in products:
                 key = new_key(product.suffix)
-                atomic_write(self._root / key, product.data)
+                self._artifacts.write(key, product.data)
                 batch.stored.append(Stored(product, key))
             yield batch
         except BaseException:
@@ -334,7 +335,8 @@ class ResultStore:
 
     def _remove(self, batch: Batch) -> None:
         for each in batch.stored:
-            (self._root / each.storage_key).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is left over, and a scrub names it
+                self._artifacts.delete(each.storage_key)
 
 
 def _analyse_job(session: Session, job_id: int) -> tuple[Job, Instance]:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -16,7 +15,6 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models.files import header_path
 from models.imaging import SET_ASIDE, Instance, Series, Study
 from models.job import Job
 from models.reasons import Reason
@@ -85,7 +83,7 @@ def earlier_messages(session: Session, settings: Settings, job: Job) -> Earlier:
             .limit(1)
         )
         try:
-            found[kind] = (settings.artifact_dir / key).read_bytes() if key else None
+            found[kind] = settings.artifact_store.path(key).read_bytes() if key else None
         except FileNotFoundError:
             log.error("%s left out: the file of the message before is lost", kind.value)  # noqa: TRY400  its name says nothing more
     return found
@@ -186,7 +184,7 @@ def _header_of(
 ) -> Dataset:
     """Return the header of the first image that has one, else what the rows say of the study."""
     for _, row in rest[:_MOST_HEADERS]:
-        path: Path = header_path(settings.spool_dir, row.storage_key, row.purged_at)
+        path = settings.image_store.path_of(row.storage_key, row.purged_at)
         try:
             ds = corrected_header(sandbox.header(path), row.correction)
         except (NotAnalysable, AnalysisFailed):

@@ -16,7 +16,6 @@ from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from models.files import header_path
 from models.imaging import SET_ASIDE, Instance, Study
 from models.job import Job
 from models.log import bind
@@ -25,7 +24,15 @@ from models.result import Analysis, Artifact, newest_analyses, unanalysed_instan
 from models.session import Database
 from models.settings import Settings
 from models.states import ArtifactKind, InstanceState, JobKind
-from worker.capture import Findings, display_png, layer_png, overlay, overlay_png, without_caption
+from worker.capture import (
+    Findings,
+    display_png,
+    layer_png,
+    overlay,
+    overlay_png,
+    radiograph,
+    without_caption,
+)
 from worker.correction import corrected_header, corrected_image, header_sha256
 from worker.equipment import ObjectContext, to_bytes
 from worker.errors import AnalysisFailed, ImageWithdrawnError, NotAnalysable
@@ -107,8 +114,8 @@ def report(job_id: int, runtime: Runtime) -> None:
     with _leased(job_id, runtime) as job:
         if job is None:
             return
-        folder = runtime.settings.artifact_dir
-        store_notes(job, runtime.store, runtime.database, folder, _context(runtime, job))
+        artifacts = runtime.settings.artifact_store
+        store_notes(job, runtime.store, runtime.database, artifacts, _context(runtime, job))
         if _told_without_figures(runtime, job) or runtime.store.end_if_outdated(job_id):
             return
         analyses, products = _report_products(runtime, job)
@@ -196,7 +203,7 @@ def _analysed(job: Job, runtime: Runtime) -> tuple[LoadedModel, AnalysedImage]:
     if instance.purged_at is not None:
         raise AnalysisFailed(Reason.PURGED)
     model = runtime.models.get(job.model_selector or "")
-    source = settings.spool_dir / instance.storage_key
+    source = settings.image_store.path(instance.storage_key)
     classifier = None if job.kind is JobKind.SHADOW else runtime.models.classifier()
     result = analyse_image(source, runtime.sandbox, model.segmenter, settings, classifier)
     return model, corrected_image(result, instance.correction, instance.identity_revision)
@@ -237,7 +244,7 @@ def _fingerprint(runtime: Runtime, row: Instance) -> Fingerprint | None:
 
 
 def _pixels_and_header(runtime: Runtime, row: Instance) -> tuple[str, Dataset]:
-    path = header_path(runtime.settings.spool_dir, row.storage_key, row.purged_at)
+    path = runtime.settings.image_store.path_of(row.storage_key, row.purged_at)
     if row.purged_at is None:
         return runtime.sandbox.fingerprint(path)
     if row.pixel_sha256 is None or not path.exists():
@@ -254,14 +261,15 @@ def _context(runtime: Runtime, job: Job) -> ObjectContext:
 def _products(result: AnalysedImage, context: ObjectContext, settings: Settings) -> list[Product]:
     """Return SEG and pictures, and of the wanted extras those that could be made."""
     findings = Findings.of(result)
-    picture = overlay(result, findings)
+    plain = radiograph(result.image)
+    picture = overlay(result, findings, plain)
     makers: dict[ArtifactKind, Callable[[], Dataset]] = {
         ArtifactKind.SC: partial(build_secondary_capture, result, context, picture),
         ArtifactKind.PR: partial(build_presentation_state, result, context),
     }
     products = [
         _object(ArtifactKind.SEG, build_segmentation(result, context)),
-        Product(ArtifactKind.DISPLAY, display_png(result.image), ".png"),
+        Product(ArtifactKind.DISPLAY, display_png(result.image, plain), ".png"),
         Product(ArtifactKind.OVERLAY, overlay_png(result, picture), ".png"),
         Product(ArtifactKind.LAYER, layer_png(findings), ".png"),
     ]
@@ -333,7 +341,7 @@ def _predecessor(runtime: Runtime, session: Session, job: Job, kind: ArtifactKin
         )
         .order_by(Artifact.revision.desc())
     )
-    return runtime.settings.artifact_dir / key if key else None
+    return runtime.settings.artifact_store.path(key) if key else None
 
 
 def _read(path: Path | None) -> Dataset | None:
@@ -347,19 +355,19 @@ def _picture(runtime: Runtime, session: Session, analysis: Analysis) -> Callable
             Artifact.analysis_id == analysis.id, Artifact.kind == ArtifactKind.OVERLAY
         )
     ).one()
-    return lambda: without_caption((runtime.settings.artifact_dir / key).read_bytes())
+    return lambda: without_caption(runtime.settings.artifact_store.path(key).read_bytes())
 
 
 def _report_image(runtime: Runtime, session: Session, analysis: Analysis) -> ReportImage:
     """Rebuild what the report needs from the rows, the SEG on disk and the source's header."""
     settings, instance, model = runtime.settings, analysis.instance, analysis.model_version
-    source = header_path(settings.spool_dir, instance.storage_key, instance.purged_at)
+    source = settings.image_store.path_of(instance.storage_key, instance.purged_at)
     seg = session.scalars(
         select(Artifact).where(
             Artifact.analysis_id == analysis.id, Artifact.kind == ArtifactKind.SEG
         )
     ).one()
-    seg_path = header_path(settings.artifact_dir, seg.storage_key, seg.purged_at)
+    seg_path = settings.artifact_store.path_of(seg.storage_key, seg.purged_at)
     return ReportImage(
         header=corrected_header(runtime.sandbox.header(source), instance.correction),
         seg=dcmread(seg_path, stop_before_pixels=True),

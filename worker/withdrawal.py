@@ -13,7 +13,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from models.audit import AuditAction, record
-from models.files import header_path
 from models.imaging import Study
 from models.job import Job
 from models.reasons import Reason
@@ -21,6 +20,7 @@ from models.rejection import WithdrawnArtifact, untold
 from models.result import Artifact, newest_analyses
 from models.session import Database
 from models.states import ArtifactKind
+from models.storage import Store
 from worker.equipment import ObjectContext, to_bytes
 from worker.leases import held
 from worker.rejection import build_rejection_note
@@ -60,7 +60,7 @@ class _Note:
 
 
 def store_notes(
-    job: Job, store: ResultStore, database: Database, artifact_dir: Path, context: ObjectContext
+    job: Job, store: ResultStore, database: Database, artifacts: Store, context: ObjectContext
 ) -> int:
     """Make the rejection notes that the study of a report job lacks; return how many.
 
@@ -71,7 +71,7 @@ def store_notes(
     with database.read() as session:
         rows = untold(session, study_id, with_reports=not newest_analyses(session, study_id))
         untold_files = [
-            (row.artifact_id, Reason(row.reason), _path(artifact_dir, row.artifact)) for row in rows
+            (row.artifact_id, Reason(row.reason), _path(artifacts, row.artifact)) for row in rows
         ]
         number = _count(session, study_id)
     wanted = _wanted(
@@ -96,8 +96,8 @@ def store_notes(
     return len(notes)
 
 
-def _path(artifact_dir: Path, artifact: Artifact) -> Path:
-    return header_path(artifact_dir, artifact.storage_key, artifact.purged_at)
+def _path(artifacts: Store, artifact: Artifact) -> Path:
+    return artifacts.path_of(artifact.storage_key, artifact.purged_at)
 
 
 def _wanted(objects: Sequence[_Object]) -> list[_Wanted]:

@@ -8,7 +8,6 @@ stored all the same. What this node made itself counts as well.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy import select, update
@@ -23,7 +22,6 @@ from dicom_node.commitment.messages import (
     Reference,
     Report,
 )
-from dicom_node.spool import Spool
 from models.base import utc_now
 from models.commitment import CommitmentOrder
 from models.imaging import Instance
@@ -32,6 +30,7 @@ from models.result import Artifact
 from models.session import Database
 from models.settings import Settings
 from models.states import InstanceState
+from models.storage import Store
 
 _BLOCK: Final = 500  # UIDs in one query
 
@@ -41,7 +40,8 @@ class _Version:
     """One object under a SOP Instance UID."""
 
     sop_class_uid: str
-    path: Path
+    store: Store
+    storage_key: str
     size_bytes: int
     counts: bool = True
     is_conflict: bool = False
@@ -50,7 +50,7 @@ class _Version:
     def is_whole(self) -> bool:
         """Say whether the file is there with its size, and stays."""
         try:
-            return not self.is_purged and self.path.stat().st_size == self.size_bytes
+            return not self.is_purged and self.store.size(self.storage_key) == self.size_bytes
         except OSError:
             return False
 
@@ -129,11 +129,12 @@ def _versions(
 ) -> dict[str, list[_Version]]:
     """Return every object that is recorded under each UID."""
     found: dict[str, list[_Version]] = {}
-    spool = Spool(settings.spool_dir, 0)
+    images, artifacts = settings.image_store, settings.artifact_store
     for row in session.scalars(select(Instance).where(Instance.sop_instance_uid.in_(uids))):
         version = _Version(
             row.sop_class_uid,
-            spool.path(row.storage_key),
+            images,
+            row.storage_key,
             row.size_bytes,
             counts=row.state not in {InstanceState.QUARANTINED, InstanceState.SUPERSEDED},
             is_conflict=row.state is InstanceState.QUARANTINED
@@ -142,10 +143,13 @@ def _versions(
         )
         found.setdefault(row.sop_instance_uid, []).append(version)
     for artifact in session.scalars(select(Artifact).where(Artifact.sop_instance_uid.in_(uids))):
-        path = settings.artifact_dir / artifact.storage_key
         is_purged = artifact.purged_at is not None
         made = _Version(
-            artifact.sop_class_uid or "", path, artifact.size_bytes, is_purged=is_purged
+            artifact.sop_class_uid or "",
+            artifacts,
+            artifact.storage_key,
+            artifact.size_bytes,
+            is_purged=is_purged,
         )
         found.setdefault(artifact.sop_instance_uid or "", []).append(made)
     return found

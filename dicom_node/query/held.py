@@ -66,8 +66,8 @@ class Holdings:
     """The entities, newest first. No transaction is open while a caller works on one."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self._spool = settings.spool_dir
-        self._artifacts = settings.artifact_dir
+        self._received = settings.image_store
+        self._artifacts = settings.artifact_store
         self._database = database
 
     def candidates(self, query: Query) -> Iterator[Candidate]:
@@ -88,11 +88,11 @@ class Holdings:
 
     def artifact_path(self, row: ResultRow) -> Path:
         """Return where the bytes of a result are."""
-        return self._artifacts / row.storage_key
+        return self._artifacts.path(row.storage_key)
 
     def spool_path(self, storage_key: str) -> Path:
         """Return where the bytes of a received instance are."""
-        return self._spool / storage_key
+        return self._received.path(storage_key)
 
     def _rows(self, statement: Select[Any]) -> Iterator[ResultRow]:
         def page(session: Session, last: int | None) -> list[tuple[int, ResultRow]]:

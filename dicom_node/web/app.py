@@ -34,7 +34,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     dicomweb.install(app, settings, database)
     workitems.install(app, settings, database)
     _add_access(app, settings, database)
-    documents = Documents(settings.artifact_dir)
+    documents = Documents(settings.artifact_store)
     page = Metrics(settings, database, documents)
 
     api.install(app, settings, database, documents)

@@ -141,7 +141,7 @@ class _Export:
     def _add(self, case: str, image: _Judged, add_case: _Add, add_opinion: _Add) -> str:
         name, labels = f"images/{case}.dcm", f"labels/{case}.dcm"
         segmentation = image.segmentation
-        source = self._settings.spool_dir / image.instance.storage_key
+        source = self._settings.image_store.path(image.instance.storage_key)
         is_here = image.instance.purged_at is None and source.is_file()
         has_labels = segmentation is not None and self._copy_labels(segmentation, labels)
         if not is_here or (image.is_accepted and not has_labels):
@@ -160,7 +160,7 @@ class _Export:
         return "to_relabel"
 
     def _copy_labels(self, segmentation: Artifact, name: str) -> bool:
-        source = self._settings.artifact_dir / segmentation.storage_key
+        source = self._settings.artifact_store.path(segmentation.storage_key)
         if segmentation.purged_at is not None or not source.is_file():
             return False
         shutil.copyfile(source, self._out / name)

@@ -23,6 +23,7 @@ from models.result import Analysis, newest_analyses
 from models.session import Database
 from models.settings import load_settings
 from models.states import ArtifactKind, InstanceState, JobKind, JobState, StudyState
+from models.storage import Store
 from worker.errors import ImageWithdrawnError
 from worker.leases import claim
 from worker.results import Product, ResultStore
@@ -74,7 +75,7 @@ def test_no_report_is_stored_of_what_was_analysed_again_meanwhile(
             session.execute(update(Analysis).values(configuration_hash="b" * 64))
         add_analysis(database, image)
         report = Product(ArtifactKind.SR, b"sr", ".dcm", "1.2.840.10008.5.1.4.1.1.88.34", "1.2.3")
-        results = ResultStore(database, tmp_path)
+        results = ResultStore(database, Store(tmp_path))
         with pytest.raises(ImageWithdrawnError):
             results.store_report(job.id, told, [report])
         late = add_instance(database, state=InstanceState.ANALYSED)

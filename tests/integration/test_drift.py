@@ -296,7 +296,7 @@ def test_the_page_has_it_as_gauges(
     of_drift = settings.monitoring.drift.model_copy(update={"reference_images": 300})
     monitoring = settings.monitoring.model_copy(update={"drift": of_drift})
     settings = settings.model_copy(update={"monitoring": monitoring, "broker_url": redis_server})
-    metrics = Metrics(settings, database, Documents(settings.artifact_dir))
+    metrics = Metrics(settings, database, Documents(settings.artifact_store))
     metrics.render()
     metrics.collector.settle()
     page = metrics.render().decode()

@@ -136,7 +136,7 @@ def bench(tmp_path: Path, storage_scp: StoragePacs) -> Iterator[Make]:
             destinations=[to | {"name": "PLAIN"}, to | {"name": "WANTS"} | wanted],
         )
         database = stack.enter_context(open_database(settings.effective_database_url))
-        store_ = ResultStore(database, settings.artifact_dir)
+        store_ = ResultStore(database, settings.artifact_store)
         models: Any = None  # no network is asked for
         made.append(tasks.Runtime(settings, database, store_, Sandbox(settings), models))
         return Bench(made[-1])

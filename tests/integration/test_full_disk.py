@@ -134,7 +134,7 @@ def test_what_was_answered_with_success_is_kept_however_little_room_there_was(
         disk.free_up()
     assert set(answers.values()) == {0x0000, 0xA700}
     assert _half_files(disk.path) == []
-    spool = Spool(node.settings.spool_dir, 0)
+    spool = Spool(node.settings.image_store, 0)
     recover_orphans(node.database, node.settings, spool, 0.0)
     held = {row.sop_instance_uid for row in instances(node.database)}
     assert {uid for uid, status in answers.items() if status == 0x0000} <= held

@@ -119,7 +119,7 @@ def test_a_file_that_a_row_names_is_never_deleted(listen: Listen) -> None:
     node = listen()
     assert store(node.port, chest_dataset(PatientID="P1")) == 0x0000
     (instance,) = instances(node.database)
-    spool = Spool(node.settings.spool_dir, 0)
+    spool = Spool(node.settings.image_store, 0)
     for outcome in StoreOutcome:
         drop_if_extra(node.database, spool, instance.storage_key, outcome)
     assert len(node.spooled) == 1
@@ -132,7 +132,7 @@ def test_two_sweeps_at_once_lose_no_file(listen: Listen) -> None:
     with node.database.write() as session:
         for table in ("job", "instance", "series", "study", "audit_event"):
             session.execute(text(f"DELETE FROM {table}"))  # noqa: S608  names from this line
-    spool = Spool(node.settings.spool_dir, 0)
+    spool = Spool(node.settings.image_store, 0)
     with ThreadPoolExecutor(2) as pool:
         for sweep in [
             pool.submit(recover_orphans, node.database, node.settings, spool, 0.0) for _ in "ab"

@@ -30,6 +30,7 @@ from models.running import register
 from models.session import Database
 from models.settings import Settings, load_settings
 from models.states import InstanceState, JobState
+from models.storage import Store
 from models.workitem import WorkitemWatcher
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -55,7 +56,7 @@ def _samples(page: str) -> Samples:
 
 
 def _page(settings: Settings, database: Database) -> Metrics:
-    return Metrics(settings, database, Documents(settings.artifact_dir))
+    return Metrics(settings, database, Documents(settings.artifact_store))
 
 
 def _scrape(settings: Settings, database: Database) -> Samples:
@@ -150,7 +151,7 @@ def test_the_costly_part_is_read_once_a_minute(
     settings = settings.model_copy(update={"broker_url": redis_server})
     now = [1000.0]
     collector = NodeCollector(
-        settings, database, Documents(settings.artifact_dir), monotonic=lambda: now[0]
+        settings, database, Documents(settings.artifact_store), monotonic=lambda: now[0]
     )
 
     def queued() -> float:
@@ -195,7 +196,7 @@ def test_another_schema_shows(settings: Settings, database: Database) -> None:
 
 
 def test_a_document_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
-    documents = Documents(tmp_path)
+    documents = Documents(Store(tmp_path))
     assert documents.images_in("gone.dcm") == frozenset()
     (tmp_path / "bad.dcm").write_bytes(b"no DICOM")
     assert documents.images_in("bad.dcm") == frozenset()

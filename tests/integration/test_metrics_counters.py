@@ -138,7 +138,7 @@ def test_threads_that_scrape_at_once_count_the_same(database: Database) -> None:
 
 
 def _samples(settings: Settings, database: Database) -> Samples:
-    page = Metrics(settings, database, Documents(settings.artifact_dir)).render().decode()
+    page = Metrics(settings, database, Documents(settings.artifact_store)).render().decode()
     return {
         (sample.name.removeprefix("dicom_node_"), *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(page)
@@ -240,7 +240,7 @@ def test_silence_is_that_of_the_newest_image(database: Database) -> None:
 def test_scrapes_settle_what_they_have_read(settings: Settings, database: Database) -> None:
     add_analysis(database, add_instance(database, state=InstanceState.ANALYSED))
     clock = Clock()
-    collector = NodeCollector(settings, database, Documents(settings.artifact_dir), clock)
+    collector = NodeCollector(settings, database, Documents(settings.artifact_store), clock)
     list(collector.collect())
     for _ in range(3):
         clock.now += 2 * SETTLE_SECONDS

@@ -35,7 +35,7 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def sweep(settings: Settings, database: Database) -> OrphanSweep:
-    return OrphanSweep(database, settings, Spool(settings.spool_dir, 0))
+    return OrphanSweep(database, settings, Spool(settings.image_store, 0))
 
 
 def _orphan(settings: Settings, shard: str = "00", seconds_old: float = 2 * AGE) -> Path:

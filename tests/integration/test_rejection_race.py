@@ -22,7 +22,7 @@ IMAGES = 12
 def test_note_and_images_at_once(listen: Listen) -> None:
     node = listen()
     images = [image(number) for number in range(IMAGES)]
-    spool = Spool(node.settings.spool_dir, 0)
+    spool = Spool(node.settings.image_store, 0)
     assert store(node.port, rejection_note(images)) == 0
     with ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(store, node.port, ds) for ds in images]

@@ -55,7 +55,7 @@ settings = load_settings(None, data_dir=Path(sys.argv[1]))
 if sys.argv[2] == "dies":
     setattr(healing, "record", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
 database = Database(settings.effective_database_url)
-recover_orphans(database, settings, Spool(settings.spool_dir, 0), 0.0)
+recover_orphans(database, settings, Spool(settings.image_store, 0), 0.0)
 """
 
 

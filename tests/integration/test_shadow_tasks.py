@@ -29,6 +29,7 @@ from models.reasons import Reason
 from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis, ShadowAnalysis
 from models.settings import Settings, load_settings
 from models.states import InstanceState, JobKind, JobState
+from models.storage import Store
 from worker import tasks
 from worker.celery_app import make_runtime
 from worker.errors import BundleError, NotAnalysable
@@ -254,7 +255,7 @@ def test_a_worker_starts_without_the_shadow_model_and_not_without_the_others(
     runtime: tasks.Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = _settings(tmp_path)  # no such folder of models
-    store = ResultStore(runtime.database, tmp_path)
+    store = ResultStore(runtime.database, Store(tmp_path))
     verify_models(settings)
     LoadedModels(settings, store).load_all()
     assert "shadow model cannot be loaded" in caplog.text

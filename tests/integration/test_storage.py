@@ -130,7 +130,7 @@ def test_check_says_that_files_cannot_be_renamed_into_the_spool(
     node: tuple[Settings, Database], disk: SmallDisk
 ) -> None:
     settings, database = node
-    incoming = Spool(settings.spool_dir, 0).incoming
+    incoming = Spool(settings.image_store, 0).incoming
     incoming.rmdir()
     with (
         small_disk(incoming, 4),

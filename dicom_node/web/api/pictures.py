@@ -102,7 +102,8 @@ def _answer(
         raise HTTPException(status.HTTP_404_NOT_FOUND, found.missing)
     etag = f'"{found.artifact.sha256}"'
     headers = {"ETag": etag, "Cache-Control": _CACHE}
-    data = _read(node.settings.artifact_dir / found.artifact.storage_key, found.artifact.sha256)
+    path = node.settings.artifact_store.path(found.artifact.storage_key)
+    data = _read(path, found.artifact.sha256)
     if request.method != "HEAD":
         record_read(
             node.database,

@@ -147,7 +147,7 @@ class Store:
     def _opened(self) -> Storing:
         with self._lock:
             if self._storing is None:
-                spool = Spool(self._settings.spool_dir, self._settings.dicom.min_free_bytes)
+                spool = Spool(self._settings.image_store, self._settings.dicom.min_free_bytes)
                 recorder = Recorder(self._database, self._settings)
                 reception = Reception(spool.incoming)
                 self._storing = Storing(self._database, spool, reception, recorder)

@@ -57,7 +57,7 @@ class Targets:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._limit = settings.query_retrieve.max_results
-        self._artifacts = settings.artifact_dir
+        self._artifacts = settings.artifact_store
         self._database = database
         self.holdings = Holdings(settings, database)
 
@@ -82,7 +82,7 @@ class Targets:
                 newest = statement.order_by(Artifact.id.desc()).limit(1)
                 key: str | None = session.scalar(newest)
                 if key is not None:
-                    return self._artifacts / key
+                    return self._artifacts.path(key)
         self.objects(target)
         msg = "there is no picture of this object: the node has one of each image that it analysed"
         raise NotHereError(msg)

@@ -41,7 +41,7 @@ def of_disks(settings: Settings) -> Iterator[Metric]:
         values = [((name,), usage[place]) for name, usage in usages.items()]
         yield gauge(metric, values, ("folder",))
     try:
-        spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
+        spool = Spool(settings.image_store, settings.dicom.min_free_bytes)
         free = spool.free_bytes()
     except OSError:
         yield gauge("spool_up", [((), 0)])

@@ -217,7 +217,7 @@ def _shown(site: Site, session: Session, uid: str, number: int) -> Shown:
         images=images,
         image=images[number - 1] if images else None,
         number=number,
-        patient=patient_of(session, site.settings.spool_dir, _naming(images)),
+        patient=patient_of(session, site.settings.image_store, _naming(images)),
         priors=found,
         trend=_trend(found, row, figure.total.opacity_percent if figure else None),
         beside=neighbours(session, uid),

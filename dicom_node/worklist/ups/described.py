@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 from dicom_node.query.stored import read_stored, texts_of
 from dicom_node.worklist.readings import AE_PREFIX
 from dicom_node.worklist.ups.names import DISCONTINUED, INTERPRETATION, PUSH
-from models.files import header_path
 from models.imaging import Instance, Series, Study
 from models.rejection import WithdrawnArtifact
 from models.result import Artifact, of_the_patient
@@ -145,8 +144,8 @@ class Describer:
         head = Dataset()
         correction: dict[str, str] = {}
         if image is not None:
-            spool, key = self.settings.spool_dir, image.storage_key
-            head = read_stored(header_path(spool, key, image.purged_at), _SEX)
+            images = self.settings.image_store
+            head = read_stored(images.path_of(image.storage_key, image.purged_at), _SEX)
             correction = image.correction or {}
         for keyword in _PATIENT:
             texts = texts_of(head, keyword)
@@ -198,7 +197,7 @@ class Describer:
         )
         if report is None or report.sop_class_uid is None or report.sop_instance_uid is None:
             return []
-        head = read_stored(self.settings.artifact_dir / report.storage_key, _SERIES_UID)
+        head = read_stored(self.settings.artifact_store.path(report.storage_key), _SERIES_UID)
         reference = _reference(report.sop_class_uid, report.sop_instance_uid)
         return [(uid, reference) for uid in texts_of(head, "SeriesInstanceUID")[:1]]
 

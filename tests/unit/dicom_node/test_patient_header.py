@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from dicom_node.patient_header import Patient, StoredHeader, read_patient
+from models.storage import Store
 
 
 def _header(key: str, **changes: object) -> StoredHeader:
@@ -36,13 +37,13 @@ def test_a_name_reads_as_people_write_it(name: str, shown: str | None) -> None:
 
 def test_the_header_of_a_stored_image_says_who_the_patient_is(tmp_path: Path) -> None:
     write_part10(tmp_path / "a.dcm", chest_dataset(PatientBirthDate="19700102", PatientSex="F"))
-    assert read_patient(tmp_path, _header("a.dcm")) == Patient("Phantom, Chest", "19700102", "F")
+    assert read_patient(Store(tmp_path), _header("a.dcm")) == Patient("Phantom, Chest", "19700102", "F")
 
 
 def test_a_correction_stands_over_the_file(tmp_path: Path) -> None:
     write_part10(tmp_path / "a.dcm", chest_dataset(PatientSex="F"))
     header = _header("a.dcm", correction={"PatientName": "ROE^JOHN", "PatientSex": ""})
-    found = read_patient(tmp_path, header)
+    found = read_patient(Store(tmp_path), header)
     assert (found.name, found.sex) == ("ROE, JOHN", None)
 
 
@@ -51,12 +52,12 @@ def test_a_deflated_header_is_read(tmp_path: Path) -> None:
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     header = _header("a.dcm", transfer_syntax_uid=str(DeflatedExplicitVRLittleEndian))
-    assert read_patient(tmp_path, header).sex == "F"
+    assert read_patient(Store(tmp_path), header).sex == "F"
 
 
 def test_of_a_file_that_is_gone_or_damaged_nothing_is_known(tmp_path: Path) -> None:
-    assert read_patient(tmp_path, _header("aa/gone.dcm")) == Patient()
+    assert read_patient(Store(tmp_path), _header("aa/gone.dcm")) == Patient()
     gone = _header("aa/gone.dcm", purged_at=datetime.now(UTC))
-    assert read_patient(tmp_path, gone) == Patient()
+    assert read_patient(Store(tmp_path), gone) == Patient()
     (tmp_path / "bad.dcm").write_bytes(b"\xff" * 4096)
-    assert read_patient(tmp_path, _header("bad.dcm")) == Patient()
+    assert read_patient(Store(tmp_path), _header("bad.dcm")) == Patient()

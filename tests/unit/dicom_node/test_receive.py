@@ -18,6 +18,7 @@ from dicom_node.direct import BUFFER_BYTES, Buffers
 from dicom_node.errors import SpoolFullError
 from dicom_node.receive import ReceivedFile
 from dicom_node.spool import Spool, digest_in, key_of
+from models.storage import Store
 
 _BLOCK = 4096
 _META = b"meta"
@@ -100,7 +101,7 @@ def test_a_disk_with_larger_blocks_takes_the_image(
 def test_what_cannot_be_written_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, length: int, *, beside: bool
 ) -> None:
-    spool = Spool(tmp_path / "spool", 0)
+    spool = Spool(Store(tmp_path / "spool"), 0)
 
     def refuse(_descriptor: int, *_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -126,7 +127,7 @@ def test_a_sync_that_failed_once_is_not_believed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     """The kernel forgets what it could not write: the next fsync may well succeed."""
-    spool = Spool(tmp_path / "spool", 0)
+    spool = Spool(Store(tmp_path / "spool"), 0)
     received = ReceivedFile(spool.incoming, _META)
     received.write(memoryview(_drawn(1000)))
     synced, calls = os.fsync, count(1)
@@ -146,7 +147,7 @@ def test_a_sync_that_failed_once_is_not_believed_later(
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_what_the_spool_keeps_stays(tmp_path: Path, *, beside: bool) -> None:
-    spool = Spool(tmp_path / "spool", 0)
+    spool = Spool(Store(tmp_path / "spool"), 0)
     received = ReceivedFile(spool.incoming, _META)
     received.write(memoryview(_drawn(1000)))
     if beside:
@@ -166,7 +167,7 @@ def test_a_slow_sender_is_not_taken_for_a_dead_listener(
 ) -> None:
     """Less than a buffer comes for minutes: nothing is written, and the sweep leaves it alone."""
     monkeypatch.setattr("dicom_node.receive._TOUCH_SECONDS", 0.05)
-    spool = Spool(tmp_path / "spool", 0)
+    spool = Spool(Store(tmp_path / "spool"), 0)
     received = ReceivedFile(spool.incoming, _META)
     for number in range(10):
         received.write(memoryview(bytes([number])))

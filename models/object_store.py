@@ -1,0 +1,146 @@
+"""An object store below one URL, through fsspec, with short waits and one kind of error.
+
+S3 and what speaks like it (MinIO, Ceph, Garage). Credentials and endpoint come as the AWS tools
+take them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and so on, or a file or role.
+"""
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+# A C-STORE waits for a write: its sender must get an answer before it gives up.
+_CONNECT_SECONDS: Final = 5
+_READ_SECONDS: Final = 20
+_TRIES: Final = 2
+_FRESH_SECONDS: Final = 30.0
+
+
+class StorageError(OSError):
+    """The shared storage cannot be reached, or refuses. Whatever was asked is worth another try."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(errno.EIO, problem)
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object: last part of its name, size in bytes, last change in seconds of the epoch."""
+
+    name: str
+    size: int
+    modified: float
+
+
+class ObjectStore:
+    """The objects below `url`. For any number of threads, and across forks.
+
+    Raises StorageError throughout; FileNotFoundError where an object is not there.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._seen: dict[str, tuple[float, dict[str, ObjectInfo]]] = {}
+
+    def url_of(self, key: str) -> str:
+        """Return the URL of an object."""
+        return f"{self._url}/{key}"
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store bytes under a key. All of them are there afterwards, or none."""
+        with self._asked() as files:
+            files.pipe_file(self.url_of(key), data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Store the bytes of a file under a key. All of them are there afterwards, or none."""
+        with self._asked() as files:
+            files.put_file(str(path), self.url_of(key))
+
+    def get(self, key: str, path: Path) -> None:
+        """Write the bytes of an object into a file."""
+        with self._asked() as files:
+            files.get_file(self.url_of(key), str(path))
+
+    def info(self, key: str) -> ObjectInfo:
+        """Return what the store says of an object."""
+        with self._asked() as files:
+            return _info(files.info(self.url_of(key), refresh=True))
+
+    def delete(self, key: str) -> None:
+        """Delete an object; missing is fine."""
+        with self._asked() as files:
+            files.rm_file(self.url_of(key))
+
+    def move(self, key: str, target: str) -> None:
+        """Give an object another key."""
+        with self._asked() as files:
+            files.mv(self.url_of(key), self.url_of(target))
+
+    def ls(self, prefix: str) -> list[ObjectInfo]:
+        """Return the objects directly below a prefix; none where there is none."""
+        try:
+            with self._asked() as files:
+                found = files.ls(self.url_of(prefix), detail=True, refresh=True)
+        except FileNotFoundError:
+            return []
+        return [_info(each) for each in found if each["type"] == "file"]
+
+    def seen_lately(self, key: str) -> ObjectInfo:
+        """Return what a listing says of an object, one that is at most half a minute old."""
+        prefix, name = key.rsplit("/", 1)
+        at, found = self._seen.get(prefix, (0.0, {}))
+        if not at or time.monotonic() - at > _FRESH_SECONDS:
+            found = {each.name: each for each in self.ls(prefix)}
+            self._seen[prefix] = (time.monotonic(), found)
+        try:
+            return found[name]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, "there is no such object", key) from None
+
+    @contextmanager
+    def _asked(self) -> Iterator[Any]:
+        """Give the file system of fsspec; whatever it raises becomes one of two errors."""
+        files = _file_system()
+        try:
+            yield files
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            # The text of a client's error may hold a signed URL.
+            msg = (
+                f"the storage {self._url} cannot be used ({type(error).__name__}): is it up, "
+                "does its bucket exist, do AWS_ENDPOINT_URL and the credentials fit?"
+            )
+            raise StorageError(msg) from error
+
+
+def _file_system() -> Any:  # noqa: ANN401  fsspec has no types
+    """Return the file system of this process: fsspec keeps one, and makes another after a fork."""
+    try:
+        import s3fs  # noqa: PLC0415  an extra
+    except ImportError:
+        msg = "storage_url needs s3fs: pip install 'dicom-node[s3]'"
+        raise RuntimeError(msg) from None
+    files = s3fs.S3FileSystem(
+        use_listings_cache=False,
+        config_kwargs={
+            "connect_timeout": _CONNECT_SECONDS,
+            "read_timeout": _READ_SECONDS,
+            "retries": {"mode": "standard", "total_max_attempts": _TRIES},
+            "max_pool_connections": 50,
+        },
+    )
+    files.retries = 1  # beside those of the client below
+    return files
+
+
+def _info(found: dict[str, Any]) -> ObjectInfo:
+    modified = found.get("LastModified")
+    return ObjectInfo(
+        name=str(found["name"]).rsplit("/", 1)[-1],
+        size=int(found["size"] or 0),
+        modified=modified.timestamp() if modified is not None else 0.0,
+    )
