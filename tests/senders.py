@@ -25,12 +25,13 @@ def associate(
     *contexts: tuple[str, str],
     calling: str = "PACS",
     called: str = "NODE",
+    address: str = "127.0.0.1",
 ) -> Iterator[Association]:
-    """Yield an association with 127.0.0.1:`port`; released (or aborted) at the end."""
+    """Yield an association with that address and port; released (or aborted) at the end."""
     ae = AE(ae_title=calling)
     for sop_class, syntax in contexts or ((CR, ExplicitVRLittleEndian),):
         ae.add_requested_context(sop_class, syntax)
-    assoc = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=[MENDED])
+    assoc = ae.associate(address, port, ae_title=called, evt_handlers=[MENDED])
     try:
         yield assoc
     finally:

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fault_nodes import Node
@@ -58,14 +57,14 @@ def received(node: Node, notebook: Notebook) -> Balance:
 
 
 def _spooled(node: Node, key: str) -> str | None:
-    path = node.data_dir / "spool" / key
-    return data_set_sha256(path.read_bytes()) if path.is_file() else None
+    stored = node.stored("spool", key)
+    return None if stored is None else data_set_sha256(stored)
 
 
 def kept_once(node: Node) -> Balance:
     """Compare the files of the spool with the rows: every file has one, none is half."""
     keys = {row.storage_key for row in node.query(_INSTANCES)}
-    files = {f"{path.parent.name}/{path.name}" for path in node.spooled}
+    files = node.spool_keys()
     return Balance(
         lost=[f"no file {key}" for key in sorted(keys - files)],
         doubled=[f"no row for {name}" for name in sorted(files - keys)]
@@ -139,8 +138,8 @@ def _same_bytes(node: Node, held: list[Held]) -> Balance:
         if uid not in keys:
             balance.doubled.append(f"{uid} is at the PACS and the node does not know it")
             continue
-        path: Path = node.data_dir / "artifacts" / keys[uid]
-        if digests != {data_set_sha256(path.read_bytes())}:
+        stored = node.stored("artifacts", keys[uid])
+        if stored is None or digests != {data_set_sha256(stored)}:
             balance.doubled.append(f"{uid} is at the PACS with other bytes than at the node")
     return balance
 

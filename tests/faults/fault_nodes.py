@@ -105,9 +105,13 @@ class Role:
         psutil.wait_procs(family, timeout=20)
         return status
 
+    def ask_to_end(self) -> None:
+        """SIGTERM."""
+        self.process.terminate()
+
     def terminate(self, seconds: float = STOP_SECONDS) -> int:
         """SIGTERM; return the exit status. Raises subprocess.TimeoutExpired."""
-        self.process.terminate()
+        self.ask_to_end()
         return self.process.wait(seconds)
 
 
@@ -150,14 +154,17 @@ class Node:
             assert upgraded.returncode == 0, upgraded.stderr
         started = []
         for name in names:
-            program = ["worker", "run"] if name == "worker" else ["dicom_node", name]
-            command = [sys.executable, "-m", *program, "--data-dir", str(self.data_dir)]
-            log = self.data_dir.with_name(f"{self.data_dir.name}-{name}.log")
-            self.roles[name] = Role(name, command, self.environment | environment, log)
+            self.roles[name] = self._launch(name, self.environment | environment)
             started.append(self.roles[name])
         for role in started:
             role.wait_ready(self._readiness(role))
         return started
+
+    def _launch(self, name: str, environment: Mapping[str, str]) -> Role:
+        program = ["worker", "run"] if name == "worker" else ["dicom_node", name]
+        command = [sys.executable, "-m", *program, "--data-dir", str(self.data_dir)]
+        log = self.data_dir.with_name(f"{self.data_dir.name}-{name}.log")
+        return Role(name, command, environment, log)
 
     def _readiness(self, role: Role) -> Callable[[], bool]:
         tests: dict[str, Callable[[], bool]] = {
@@ -207,6 +214,15 @@ class Node:
         """Complete files of the spool."""
         return sorted((self.data_dir / "spool").glob("[0-9a-f][0-9a-f]/*.dcm"))
 
+    def spool_keys(self) -> set[str]:
+        """Return the storage key of every complete file of the spool."""
+        return {f"{path.parent.name}/{path.name}" for path in self.spooled}
+
+    def stored(self, folder: str, key: str) -> bytes | None:
+        """Return a file of `spool` or `artifacts`; None: there is none."""
+        path = self.data_dir / folder / key
+        return path.read_bytes() if path.is_file() else None
+
     @property
     def incoming(self) -> list[Path]:
         """Files that are being received, or were."""
@@ -216,7 +232,7 @@ class Node:
         """Stop whatever still runs."""
         running = [role for role in self.roles.values() if role.is_running()]
         for role in running:
-            role.process.terminate()
+            role.ask_to_end()
         for role in running:
             try:
                 role.process.wait(STOP_SECONDS)

@@ -35,6 +35,7 @@ class Sent:
 class Notebook:
     """What the senders of one test know. Several threads may write into it."""
 
+    address: str = "127.0.0.1"  # of the node
     offers: list[Sent] = field(default_factory=list)
     refused_associations: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -49,7 +50,7 @@ class Notebook:
             (str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)) for ds in objects
         }:
             ae.add_requested_context(sop_class, syntax)
-        assoc = ae.associate("127.0.0.1", port, ae_title="NODE", evt_handlers=[MENDED])
+        assoc = ae.associate(self.address, port, ae_title="NODE", evt_handlers=[MENDED])
         if not assoc.is_established:
             with self._lock:
                 self.refused_associations += 1

@@ -23,28 +23,35 @@ _START_SECONDS = 60.0
 _DATABASES = 512
 
 
-def answers(port: int) -> bool:
-    """Whether somebody accepts connections on 127.0.0.1:`port`."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+def answers(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether somebody accepts connections on that port."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1.0):
         return True
     return False
 
 
 class RedisServer:
-    """A Redis in a folder of its own; `append_only` makes what it holds survive its death."""
+    """A Redis in a folder of its own; `append_only` makes what it holds survive its death.
 
-    def __init__(self, program: Path, folder: Path, *, append_only: bool = False) -> None:
-        self.port = free_port()
+    Other hosts reach it at `address`, where one is given.
+    """
+
+    def __init__(
+        self, program: Path, folder: Path, *, append_only: bool = False, address: str = ""
+    ) -> None:
+        self.port, self._address = free_port(), address
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self.log = folder, folder / "redis.log"
-        self._command = [str(program), "--port", str(self.port), "--bind", "127.0.0.1"]
+        self._command = [str(program), "--port", str(self.port)]
+        self._command += ["--bind", *filter(None, ["127.0.0.1", address])]
+        self._command += ["--protected-mode", "no" if address else "yes"]
         self._command += ["--save", "", "--databases", str(_DATABASES)]
         self._command += ["--appendonly", "yes" if append_only else "no"]
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: int = 0) -> str:
         """URL of one of its databases: what two nodes put into two of them does not mix."""
-        return f"redis://127.0.0.1:{self.port}/{database}"
+        return f"redis://{self._address or '127.0.0.1'}:{self.port}/{database}"
 
     def start(self) -> Self:
         with self.log.open("ab") as log:
@@ -77,26 +84,34 @@ class RedisServer:
 
 
 class PostgresServer:
-    """A PostgreSQL that can be stopped as its administrator or a crash would."""
+    """A PostgreSQL that can be stopped as its administrator or a crash would.
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    Other hosts reach it at `address`, where one is given, and need no password.
+    """
+
+    def __init__(self, binaries: Path, folder: Path, address: str = "") -> None:
         self._who: dict[str, Any] = _unprivileged()
         if self._who:
             os.chown(folder, self._who["user"], self._who["group"])
         self._binaries = _runnable(binaries, folder, self._who)
         self._data, self._folder, self.port = folder / "data", folder, free_port()
-        self.log = folder / "log"
+        self.log, self._address = folder / "log", address
         setup = [self._binaries / "initdb", "-D", self._data, "-U", "postgres", "-E", "UTF8"]
         setup += ["-A", "trust", "--no-sync", "--locale=C"]
         subprocess.run(setup, cwd=folder, check=True, capture_output=True, **self._who)
+        if address:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {address}/24 trust\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
-        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
+        where = f"{self._address or '127.0.0.1'}:{self.port}"
+        return f"postgresql+psycopg://postgres@{where}/{database}"
 
     def start(self) -> Self:
         command = [self._binaries / "postgres", "-D", self._data, "-p", str(self.port)]
-        command += ["-k", self._folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        addresses = ",".join(filter(None, ["127.0.0.1", self._address]))
+        command += ["-k", self._folder, "-c", f"listen_addresses={addresses}", "-c", "fsync=off"]
         command += ["-c", "max_connections=300"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -120,10 +135,10 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(binaries: Path) -> Iterator[PostgresServer]:
+def postgres_server(binaries: Path, address: str = "") -> Iterator[PostgresServer]:
     """Run a PostgreSQL for a block, in a folder that the user who runs it can reach."""
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as name:
-        server = PostgresServer(binaries, Path(name))
+        server = PostgresServer(binaries, Path(name), address)
         try:
             yield server.start()
         finally:
