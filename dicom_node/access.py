@@ -22,6 +22,12 @@ def address_of(text: str) -> IPv4Address | IPv6Address:
     return mapped or address
 
 
+def is_in(address: str, networks: tuple[Network, ...]) -> bool:
+    """Say whether an address is in one of the networks."""
+    peer = address_of(address)
+    return any(peer in network for network in networks)
+
+
 @dataclass(frozen=True)
 class AllowList:
     """The networks that the settings name. Without any, everybody is admitted."""
@@ -37,10 +43,9 @@ class AllowList:
 
     def admits(self, address: str) -> bool:
         """Say whether a connection from this address may ask for an association."""
-        peer = address_of(address)
-        return not self.networks or any(peer in network for network in self.networks)
+        return not self.networks or is_in(address, self.networks)
 
     def admits_as(self, calling_aet: str, address: str) -> bool:
         """Say whether this AE title may call from this address; one that is not bound may."""
         networks = dict(self.bound).get(calling_aet)
-        return networks is None or any(address_of(address) in network for network in networks)
+        return networks is None or is_in(address, networks)

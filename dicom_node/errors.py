@@ -24,6 +24,8 @@ NodeError
 │   ├── UnknownDestinationError   the Move Destination is not configured
 │   ├── TooManyMatchesError       more than a limit of the settings allows
 │   └── QueryCancelledError       the peer said so, or is gone
+├── ProxyHeaderError       what a balancer says of a connection is missing, cut, late or wrong
+│   └── NothingSaidError      the connection ended before its first byte
 ├── BrokerError            the queue cannot be reached; jobs stay in the database
 ├── OperatorError          a command of an operator cannot be carried out; the message says why
 │   ├── AuditKeyError          the key of the audit's seals is not there, or is none
@@ -249,6 +251,14 @@ class TooManyMatchesError(QueryError):
 
 class QueryCancelledError(QueryError):
     """C-CANCEL came, or the association ended."""
+
+
+class ProxyHeaderError(NodeError):
+    """A balancer's PROXY header cannot be read. The message quotes nothing of it."""
+
+
+class NothingSaidError(ProxyHeaderError):
+    """The connection ended before its first byte: how a balancer sees whether a port is open."""
 
 
 class BrokerError(NodeError):

@@ -5,7 +5,8 @@ keeps everybody else out. It makes an association of every TCP connection: one t
 closed, or brings no A-ASSOCIATE-RQ, holds one of `maximum_associations` for the 30 seconds of the
 ACSE time-out, and one that stops in the middle of a PDU holds it for ever, because sockets are read
 without a time-out. `NodeServer` admits a connection in its own thread first: address, first
-byte, TLS handshake, each with a deadline; only then is there an association. What pynetdicom cannot
+byte, TLS handshake, each with a deadline (and before all of them what a trusted balancer says of
+the connection, `proxy_header`); only then is there an association. What pynetdicom cannot
 end by itself is cut.
 
 It overrides `fileno`, `server_bind`, `server_activate`, `get_request`, `finish_request`,
@@ -32,14 +33,19 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
-from dicom_node.access import AllowList, address_of
+from dicom_node.access import AllowList, address_of, is_in
+from dicom_node.errors import NothingSaidError, ProxyHeaderError
+from dicom_node.proxy_header import read_source
 from dicom_node.tls import Refusal, ServerCredentials, refusal_of
+from models.fields import Network
 
 log = logging.getLogger(__name__)
 
 CUT_SECONDS: Final = 5.0  # after which an ended association's socket is cut, if it is still read
 _ASSOCIATE_RQ: Final = b"\x01"  # PS3.8 9.3.2, PDU-type
-_TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 5.1, ContentType
+# First bytes of what else comes to the plain port: RFC 8446 5.1, ContentType; PROXY 2.1, 2.2.
+_HEADER: Final = "a PROXY header, and is not in dicom.proxy_protocol_from,"
+_FOREIGN: Final = {b"\x16": "TLS", b"P": _HEADER, b"\r": _HEADER}
 # PS3.8 9.3.8: A-ABORT by the service provider, unexpected PDU
 _ABORT: Final = bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 2))
 _YIELD_SECONDS, _YIELD_MOST = 0.001, 20  # per association that a process has, before it accepts
@@ -59,6 +65,7 @@ class Admission:
     silence_seconds: float  # longest wait for the first byte
     credentials: ServerCredentials | None = None  # None: no TLS
     handshake_seconds: float = 10.0
+    balancers: tuple[Network, ...] = ()  # whose connections begin with a PROXY header
 
 
 class NodeServer(ThreadedAssociationServer):
@@ -135,6 +142,9 @@ class NodeServer(ThreadedAssociationServer):
 
     def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  socketserver's
         """Admit one connection and hand it to pynetdicom, in the connection's own thread."""
+        client_address = self._source(request, client_address)
+        if client_address is None:
+            return
         peer = f"{address_of(client_address[0])}:{client_address[1]}"
         if not self._admission.allowed.admits(client_address[0]):
             self._refuse(request, peer, Refusal("address_not_allowed"))
@@ -188,6 +198,29 @@ class NodeServer(ThreadedAssociationServer):
         """Log what went wrong with one connection; the others are not touched."""
         log.exception("a connection could not be served")  # noqa: LOG004  called inside one
 
+    def _source(self, request: socket.socket, client_address: Any) -> Any:  # noqa: ANN401  socketserver's
+        """Return where a connection comes from: what a trusted balancer says, else what TCP says.
+
+        None: the balancer said nothing of use, and the connection is closed.
+        """
+        if not is_in(client_address[0], self._admission.balancers):
+            return client_address
+        peer = f"{address_of(client_address[0])}:{client_address[1]}"
+        try:
+            with self._wait(request):
+                source = read_source(request)
+        except NothingSaidError:
+            log.debug("%s connected and was gone", peer)
+            self.shutdown_request(request)
+        except ProxyHeaderError as error:
+            self._refuse(request, peer, Refusal("bad_proxy_header", str(error)))
+        except OSError:
+            log.debug("%s connected and was gone", peer)
+            self.shutdown_request(request)
+        else:
+            return client_address if source is None else source.as_client_address()
+        return None
+
     def _speaks(self, request: socket.socket, peer: str) -> bool:
         """Wait for the first byte: probes that only open, and close or not, end here.
 
@@ -199,7 +232,7 @@ class NodeServer(ThreadedAssociationServer):
                 first = request.recv(1, socket.MSG_PEEK)
                 if self._admission.credentials is None and first not in (b"", _ASSOCIATE_RQ):
                     request.sendall(_ABORT)
-                    what = "TLS" if first == _TLS_HANDSHAKE else "no association request"
+                    what = _FOREIGN.get(first, "no association request")
                     log.warning("%s sent %s to the plain port: aborted", peer, what)
                     return False
                 return bool(first)

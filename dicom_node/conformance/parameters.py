@@ -18,6 +18,7 @@ SETTINGS: Final[dict[str, str]] = {
     "dicom.plain": "whether that port is open; off: associations over TLS alone",
     "dicom.tls": "TLS of the storage SCP, see 8.1",
     "dicom.allowed_addresses": "networks that may connect; none: any",
+    "dicom.proxy_protocol_from": "balancers whose PROXY header says who connects",
     "dicom.peers": "titles that may call from certain networks only",
     "dicom.require_called_aet": "reject associations that call another title",
     "dicom.allowed_calling_aets": "titles that may associate; none: any",
