@@ -20,6 +20,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 _START_SECONDS = 60.0
+_LEAST_SECONDS = 60.0
 _SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
 
 
@@ -31,7 +32,11 @@ def free_port() -> int:
 
 
 def wait_until(true: Callable[[], bool], seconds: float, what: str, every: float = 0.1) -> None:
-    """Poll `true`. Raises TimeoutError that names `what`."""
+    """Poll `true` for so many seconds, and for a minute at least. TimeoutError names `what`.
+
+    The limit ends a test that hangs; a machine that has much else to do is no failure.
+    """
+    seconds = max(seconds, _LEAST_SECONDS)
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:

@@ -155,13 +155,13 @@ def test_a_pacs_that_hangs_ends_in_a_timeout(bench: Bench) -> None:
     release = threading.Event()
 
     def hang(_event: Event) -> int:
-        release.wait(20)
+        release.wait(60)
         return 0x0000
 
     with storing_scp(hang) as port:
         started = time.monotonic()
         bench.deliverer(port, seconds=2.0).step()
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 40
         release.set()
     assert bench.rows()["seg"].state is DeliveryState.DUE
 

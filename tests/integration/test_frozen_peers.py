@@ -113,7 +113,7 @@ def test_sending_to_a_frozen_receiver_ends_with_the_time_out(
         Receiver("x", frozen.title, "127.0.0.1", frozen.port), [parcel]
     )
     assert result.verdict is Verdict.RETRY
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("answer", [b"", b"\x02\x00\x00\x00\x01\x00\x00\x01"])
@@ -130,7 +130,7 @@ def test_a_receiver_that_freezes_in_its_answer_is_given_up(answer: bytes) -> Non
             echo.join(20)
     assert found
     assert found[0]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("last_words", [b"", HALF_HEADER])

@@ -89,7 +89,7 @@ def test_what_is_answered_decides(
     assert words in (first.error or "")
     # After silence nobody is asked again; after an answer the next one is.
     assert (second.contact is Contact.UNREACHED) == (contact == "offered")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_an_answer_byte_by_byte_ends_by_the_time_out(tmp_path: Path) -> None:

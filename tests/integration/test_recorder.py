@@ -240,7 +240,7 @@ def test_a_commit_that_breaks_is_no_success(database: Database, settings: Settin
 def test_who_waited_for_a_locked_database_does_not_wait_again(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.recorder._PATIENCE_SECONDS", 2)
+    monkeypatch.setattr("dicom_node.recorder._PATIENCE_SECONDS", 4)
     with (
         open_database(f"sqlite:///{tmp_path / 'locked.db'}") as database,
         closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other,
@@ -250,7 +250,7 @@ def test_who_waited_for_a_locked_database_does_not_wait_again(
         other.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
         got = _together(recorder, [_spooled(number) for number in range(4, 8)])
-        assert time.monotonic() - begun < 3.5  # not twice, and not one after the other
+        assert time.monotonic() - begun < 7.5  # not twice, and not one after the other
         assert [type(each) for each in got] == [OperationalError] * 4
         other.execute("ROLLBACK")
         assert recorder.record(_spooled(8), _durable) is StoreOutcome.STORED
@@ -266,7 +266,7 @@ def test_an_answer_waits_only_shortly_for_its_event(
         other.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
         audit(database, AuditAction.INSTANCE_REFUSED, "OperationalError")
-        assert time.monotonic() - begun < 6.0
+        assert time.monotonic() - begun < 20
         assert "instance_refused could not be written" in caplog.text
         with pytest.raises(OperationalError), database.write(0.1) as session:
             session.scalar(text("SELECT 1"))

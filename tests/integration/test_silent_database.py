@@ -24,7 +24,7 @@ def test_a_host_that_does_not_answer_is_given_up(silent_port: int) -> None:
     started = time.monotonic()
     with pytest.raises(OperationalError), database.read() as session:
         session.execute(text("SELECT 1"))
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     database.dispose()
 
 

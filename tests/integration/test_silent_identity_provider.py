@@ -12,7 +12,7 @@ from dicom_node.errors import SignOnError
 from dicom_node.web.access.oidc import IdentityProvider
 from models.people_sections import OidcSettings
 
-TIMEOUT = 3.0
+TIMEOUT = 6.0
 
 
 @dataclass
@@ -67,14 +67,14 @@ def test_many_who_come_at_once_do_not_wait_for_each_other(silent: Silent) -> Non
     assert len(longest) == 40
     assert longest[-1] >= TIMEOUT  # the one who asked
     assert longest[-2] < TIMEOUT - 0.5
-    assert sum(each > 0.5 for each in longest) <= 16  # the others were told at once
+    assert sum(each > 0.9 for each in longest) <= 16  # the others were told at once
     assert silent.connections() == 1
 
 
 def test_it_is_asked_again_after_half_a_minute(silent: Silent) -> None:
     silent.ask()
     silent.ask()
-    assert silent.seconds[1] < 0.5
+    assert silent.seconds[1] < TIMEOUT / 2
     assert silent.connections() == 1
     silent.offset = 31.0
     silent.ask()

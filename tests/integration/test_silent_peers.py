@@ -50,8 +50,8 @@ def _wait_for(node: "RunningListener", associations: int) -> None:  # noqa: F821
 
 
 def _ended(sock: socket.socket) -> bool:
-    """Whether the node has closed the connection, by now or within 20 s."""
-    sock.settimeout(20)
+    """Whether the node has closed the connection, by now or within a minute."""
+    sock.settimeout(60)
     with contextlib.suppress(ConnectionResetError):
         while sock.recv(4096):
             pass  # an A-ABORT, perhaps
@@ -69,7 +69,7 @@ def test_probes_that_only_open_take_no_association(
             probe.close()
     started = time.monotonic()
     assert store(node.port, chest_dataset(PatientID="P1")) == 0x0000
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
     assert outcomes(node.database, AuditAction.ASSOCIATION_REJECTED) == []
     assert outcomes(node.database, AuditAction.CONNECTION_REFUSED) == []
 
@@ -144,5 +144,5 @@ def test_stopping_does_not_wait_for_the_silent(
     _wait_for(node, 1)
     started = time.monotonic()
     node.listener.stop()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
     assert all(_ended(each) for each in peers)

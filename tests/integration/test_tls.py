@@ -252,12 +252,12 @@ def test_silent_peers_block_nobody(
     silent: Callable[..., socket.socket],
 ) -> None:
     """pynetdicom's own accept loop would shake hands with the first and wait for it."""
-    node = listen_tls(dicom={"max_associations": 1})
+    node = listen_tls(dicom={"max_associations": 1}, handshake_seconds=60.0)
     for first in (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01") * 10:
         silent(node.listener.tls_port, first)
     started = time.monotonic()
     assert store(node.listener.tls_port, client(hospital, pairs["good"])) == 0x0000
-    assert time.monotonic() - started < 8  # of the ten seconds that a handshake may take
+    assert time.monotonic() - started < 50  # of the minute that a handshake may take
 
 
 def test_a_handshake_has_a_deadline_even_when_it_drips(
@@ -267,10 +267,10 @@ def test_a_handshake_has_a_deadline_even_when_it_drips(
     sock = silent(node.listener.tls_port, b"\x16\x03\x01\x02\x00")
     started = time.monotonic()
     with contextlib.suppress(OSError):
-        while time.monotonic() - started < 20:
+        while time.monotonic() - started < 90:
             sock.sendall(b"\x00")
             time.sleep(0.1)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert _wait_for_refusal(node).outcome == "handshake_timeout"
 
 

@@ -204,8 +204,8 @@ def test_the_command_prints_the_link_and_ends_while_a_stream_is_open(tmp_path: P
         with socket.create_connection(("127.0.0.1", port)) as idle:
             idle.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n")  # never ended
             process.terminate()
-            output, log = process.communicate(timeout=30)
-        assert time.monotonic() - started < 20
+            output, log = process.communicate(timeout=120)
+        assert time.monotonic() - started < 60
         assert process.returncode in (0, -15)
         assert path not in output + log
         assert "JANE" not in output + log

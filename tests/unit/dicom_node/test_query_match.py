@@ -98,6 +98,6 @@ def test_sql_sees_only_what_stands_before_the_first_wildcard() -> None:
 
 
 def test_a_pattern_of_many_wildcards_ends() -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     assert not glob("*a" * 120 + "b", "a" * 250)
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2

@@ -94,6 +94,6 @@ def test_an_image_without_lungs_gives_empty_masks() -> None:
 
 def test_a_whole_film_takes_less_than_a_second() -> None:
     probabilities = maps(3000, 3000)
-    started = time.perf_counter()
+    started = time.thread_time()  # of the processor, whatever else it has to do
     cleaned(probabilities)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0

@@ -128,7 +128,7 @@ def test_a_hang_ends_at_the_limit(chest: Path) -> None:
         with pytest.raises(AnalysisFailed) as caught:
             sandbox.load(chest)
         assert caught.value.reason is Reason.DECODE_TIMEOUT
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         assert sandbox.load(chest).pixels.shape == (256, 240)
 
 
