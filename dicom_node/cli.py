@@ -23,11 +23,12 @@ from dicom_node.options import serve_as
 from dicom_node.options import settings_of as _settings
 from dicom_node.result_commands import compare, results
 from dicom_node.rules_commands import rules
+from dicom_node.schema_commands import db
 from dicom_node.storage_commands import backup, retention, scrub
 from dicom_node.study_commands import replay
 from dicom_node.ups_commands import messages
 from dicom_node.worklist_commands import feedback, worklist
-from models.files import keep_files_private
+from migrations.schema import SchemaError
 from models.sections import DestinationSettings
 from models.session import Database
 from models.settings import Settings
@@ -141,35 +142,6 @@ def web(config: Path | None, data_dir: Path | None) -> None:
     serve_as("web", settings)
     stop_on_signals()  # uvicorn raises the signal again when it has ended: by then it is no death
     serve.run(settings, _database(settings))
-
-
-@cli.group()
-def db() -> None:
-    """Database schema."""
-
-
-@db.command("upgrade")
-@_common
-def db_upgrade(config: Path | None, data_dir: Path | None) -> None:
-    """Bring the database to this release's schema."""
-    from migrations import schema
-
-    keep_files_private()
-    database = _database(_settings(config, data_dir))
-    schema.upgrade(database)
-    click.echo(f"schema {schema.current_revision(database)}")
-
-
-@db.command("check")
-@_common
-def db_check(config: Path | None, data_dir: Path | None) -> None:
-    """Say whether the database has this release's schema; exit 1 when not."""
-    from dicom_node.doctor import check_database
-
-    try:
-        click.echo(check_database(_database(_settings(config, data_dir))))
-    except RuntimeError as error:
-        raise click.ClickException(str(error)) from error
 
 
 @cli.command()
@@ -311,6 +283,7 @@ cli.add_command(drift)
 cli.add_command(retention)
 cli.add_command(scrub)
 db.add_command(backup)
+cli.add_command(db)
 cli.add_command(patient)
 cli.add_command(replay)
 cli.add_command(results)
@@ -325,7 +298,7 @@ def main() -> None:
     """Run the command; an error that a user can cause ends in one sentence, not a traceback."""
     try:
         cli(prog_name="dicom-node")
-    except NodeError as error:
+    except (NodeError, SchemaError) as error:
         click.echo(f"dicom-node: {error}", err=True)
         sys.exit(1)
     except SQLAlchemyError as error:

@@ -17,7 +17,7 @@ from dicom_node.senders.chosen import sender_for
 from dicom_node.senders.cstore import CStoreSender
 from dicom_node.spool import Spool
 from dicom_node.tls import days_left
-from migrations.schema import current_revision, newest_revision
+from migrations.schema import require_newest
 from models.sections import DestinationSettings
 from models.session import Database
 from models.settings import Settings
@@ -44,14 +44,10 @@ class Finding:
 
 
 def check_database(database: Database) -> str:
-    """Return a remark. Raises when the database cannot be used or has another schema."""
+    """Return a remark. Raises SchemaError for another schema, SQLAlchemyError when it is away."""
     with database.read() as session:
         session.execute(text("SELECT 1"))
-    at, wanted = current_revision(database), newest_revision()
-    if at != wanted:
-        msg = f"its schema is {at}, this release wants {wanted}: run `dicom-node db upgrade`"
-        raise RuntimeError(msg)
-    return f"{database.url.get_backend_name()}, schema {at}"
+    return f"{database.url.get_backend_name()}, schema {require_newest(database)}"
 
 
 def check_spool(settings: Settings) -> str:

@@ -1,5 +1,6 @@
 """What every command takes, and what it makes of it: settings and database."""
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import click
 
 from dicom_node.listing import Format
+from migrations.schema import require_usable
 from models import tracing
 from models.attendance import note_start, note_stop
 from models.files import keep_files_private
@@ -63,7 +65,10 @@ def settings_of(config: Path | None, data_dir: Path | None) -> Settings:
 
 
 def serve_as(role: str, settings: Settings) -> None:
-    """Prepare a long-running process: log, private files, its place in metrics and audit."""
+    """Prepare a long-running process: log, private files, its place in metrics and audit.
+
+    Raises SchemaError when the database has an older schema than this release.
+    """
     keep_files_private()
     log = settings.log
     set_up_logging(role, level=log.level, as_json=log.format == "json")
@@ -73,6 +78,8 @@ def serve_as(role: str, settings: Settings) -> None:
     except tracing.TracingError as error:
         raise click.UsageError(str(error)) from error
     if role != "up":  # its children are the roles
+        if remark := require_usable(settings.effective_database_url):
+            logging.getLogger(__name__).warning("%s", remark)
         note_start(settings, role)
         click.get_current_context().call_on_close(lambda: note_stop(settings, role))
 

@@ -100,7 +100,10 @@ class Supervisor:
     def _prepare_database(self) -> None:
         database = Database(self._settings.effective_database_url)
         try:
-            schema.upgrade(database)
+            try:
+                schema.upgrade(database)
+            except schema.NewerSchemaError as error:
+                log.warning("%s; until then this node goes on", error)
             synchronise_destinations(database, self._settings)
         finally:
             database.dispose()

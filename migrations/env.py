@@ -27,6 +27,7 @@ def _run(connection: Connection) -> None:
         compare_type=True,
         compare_server_default=True,
         render_as_batch=connection.dialect.name == "sqlite",
+        transaction_per_migration=True,  # where the caller has begun none: locks are held shortly
         render_item=_render_item,
     )
     with context.begin_transaction():

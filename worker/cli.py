@@ -118,6 +118,7 @@ def run(*, config: Path | None, data_dir: Path | None, unwatched: bool) -> None:
     settings = _settings(config, data_dir)
     if not unwatched:
         register(settings.data_dir, "worker")
+        _look_at_schema(settings)
     if not unwatched and settings.worker.unclaimed_seconds:
         from worker.watch import run_watched
 
@@ -129,6 +130,18 @@ def run(*, config: Path | None, data_dir: Path | None, unwatched: bool) -> None:
         run_worker(settings)
     except (BundleError, TracingError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _look_at_schema(settings: Settings) -> None:
+    """Raise click.ClickException when the database has an older schema than this release."""
+    from migrations.schema import SchemaError, require_usable
+
+    try:
+        remark = require_usable(settings.effective_database_url)
+    except SchemaError as error:
+        raise click.ClickException(str(error)) from error
+    if remark:
+        click.echo(f"dicom-worker: {remark}", err=True)
 
 
 def _unwatched(config: Path | None, data_dir: Path | None) -> list[str]:

@@ -139,7 +139,8 @@ def downgrade() -> None:
         batch_op.create_check_constraint(batch_op.f('ck_job_subject'), SUBJECT_OF_JOB_BEFORE)
         batch_op.drop_column('analysis_id')
 
-    with op.batch_alter_table('analysis', schema=None) as batch_op:
+    # Other tables refer to analysis: SQLite drops the columns in place, no table is copied.
+    with op.batch_alter_table('analysis', schema=None, recreate='never') as batch_op:
         batch_op.drop_column('zone_score_right')
         batch_op.drop_column('zone_score_left')
         batch_op.drop_column('zone_score_total')
