@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.commitment.associations import commitment_association
 from dicom_node.deliveries import destinations
 from dicom_node.disk import check_disks
-from dicom_node.queue import JobQueue
+from dicom_node.queue import JobQueue, require_usable
 from dicom_node.senders.base import Receiver
 from dicom_node.senders.chosen import sender_for
 from dicom_node.senders.cstore import CStoreSender
@@ -52,9 +52,17 @@ def check_database(database: Database) -> str:
 
 def check_spool(settings: Settings) -> str:
     """Return a remark. Raises SpoolFullError below the floor, OSError when not writable."""
-    spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
+    spool = Spool(settings.image_store, settings.dicom.min_free_bytes)
     spool.require_room()
     return f"{spool.free_bytes() / 2**30:.1f} GiB free"
+
+
+def examine_storage(settings: Settings) -> list[Finding]:
+    """Try a shared storage: may this host write, read and delete there."""
+    if settings.storage_url is None:
+        return []
+    stores = {"images": settings.image_store, "artifacts": settings.artifact_store}
+    return [_try(f"storage of {name}", store.probe) for name, store in stores.items()]
 
 
 def check_certificate(settings: Settings) -> str:
@@ -64,6 +72,13 @@ def check_certificate(settings: Settings) -> str:
         msg = f"{settings.dicom.tls.certificate} ends in {left:.1f} days: renew it"
         raise RuntimeError(msg)
     return f"valid for {left:.0f} more days"
+
+
+def check_broker(settings: Settings, queue: JobQueue) -> str:
+    """Return what it is and what waits there. Raises StartError or BrokerError in words."""
+    require_usable(settings.effective_broker)
+    waiting = ", ".join(f"{queue.depth(name)} in {name}" for name in queue.names)
+    return f"{settings.effective_broker}; messages waiting: {waiting}"
 
 
 def _check_workers(queue: JobQueue) -> str:
@@ -146,13 +161,14 @@ def check_commitment(sender: CStoreSender, receiver: Receiver) -> str:
 
 def examine(settings: Settings, database: Database) -> list[Finding]:
     """Try every part once and return what was found, in the order of the data flow."""
-    queue = JobQueue(settings.effective_broker_url)
+    queue = JobQueue(settings.effective_broker)
     sender = CStoreSender.of(settings)
     findings = [
         _try("database", lambda: check_database(database)),
         _try("spool", lambda: check_spool(settings)),
         _try("disks", lambda: check_disks(settings, database)),
-        _try("broker", lambda: f"{queue.depth('analyse')} messages waiting in analyse"),
+        *examine_storage(settings),
+        _try("broker", lambda: check_broker(settings, queue)),
         _try("workers", lambda: _check_workers(queue)),
         _try("models", lambda: _check_models(settings, queue)),
     ]

@@ -96,7 +96,8 @@ class Listener:
     def __init__(self, settings: Settings, database: Database, ports: Ports | None = None) -> None:
         dicom = settings.dicom
         credentials = None if dicom.tls.port is None else ServerCredentials(dicom.tls)
-        spool = Spool(settings.spool_dir, dicom.min_free_bytes)
+        spool = Spool(settings.image_store, dicom.min_free_bytes)
+        spool.sweep_incoming(settings.dispatch.orphan_seconds)  # dispatchers may be elsewhere
         self.reception = Reception(spool.incoming)
         install(query_services(settings, database) | ups_services(settings, database))
         self._recorder = Recorder(database, settings)
@@ -112,6 +113,7 @@ class Listener:
             refused=partial(_audit_refusal, database),
             silence_seconds=min(ACSE_SECONDS, dicom.network_timeout_seconds),
             handshake_seconds=dicom.tls.handshake_seconds,
+            balancers=dicom.proxy_protocol_from,
         )
         ports = ports or bind(dicom)
         self.port = self._serve(ports.plain, admission)

@@ -63,6 +63,8 @@ class OrphanSweep:
         return recovered
 
     def _run_shared(self, age: float) -> int:
+        self._spool.store.tidy()
+        self._settings.artifact_store.tidy()
         began = time.monotonic()
         if began < self._next_whole:
             self._spool.sweep_incoming(age)

@@ -142,9 +142,9 @@ class Instance(Base):
     `file_header_sha256`. `decided_at` is when a `uid_conflict` was told from an update.
 
     `purged_at`: retention took the bytes, the row stays; the elements in front of the pixels are
-    kept beside (`models.storage.Store.path_of`). `stored_at` is when the bytes came that are here now,
-    where they came again later than at `received_at`. `promised_at`: a sender was told that this
-    node keeps it (Storage Commitment). `damaged_at`, `scrubbed_at`: what the last scrub found.
+    kept beside (`models.storage.Store.path_of`). `stored_at` is when the bytes came that are here
+    now, where they came again later than at `received_at`. `promised_at`: a sender was told that
+    this node keeps it (Storage Commitment). `damaged_at`, `scrubbed_at`: what the last scrub found.
     """
 
     __tablename__ = "instance"

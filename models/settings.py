@@ -2,11 +2,12 @@
 
 Both processes read the same `node.toml`, so both must refuse the same typing error: that is why the
 tree lives here and not once in each package. Order of precedence: command-line values passed as
-arguments, environment (`DICOM_NODE_…`, nested by `__`), `node.toml`, defaults.
+arguments, environment (`DICOM_NODE_…`, nested by `__`), files of secrets, `node.toml`, defaults.
 """
 
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 from pydantic import model_validator
 from pydantic_settings import (
@@ -24,10 +25,12 @@ from models.analysis_sections import (
     ShadowSettings,
     WorkerSettings,
 )
+from models.broker import Broker, BrokerSettings
 from models.fields import Captures
 from models.message_sections import MessageSettings, RouteSettings
 from models.monitoring_sections import LogSettings, MonitoringSettings
 from models.people_sections import AuditSettings, WebSettings, WorklistSettings
+from models.secret_files import SecretFilesSource
 from models.sections import (
     CommitmentProviderSettings,
     DeliverySettings,
@@ -39,6 +42,7 @@ from models.sections import (
     RetentionSettings,
     StorageSettings,
 )
+from models.storage import Store, store_of
 
 
 class Settings(BaseSettings):
@@ -51,6 +55,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path("dicom-node-data")
     database_url: str | None = None
     broker_url: str | None = None
+    storage_url: str | None = None  # s3://BUCKET/PREFIX: hosts share it; None: folders of this one
+    broker: BrokerSettings = BrokerSettings()
     dicom: DicomSettings = DicomSettings()
     destinations: tuple[DestinationSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()  # empty: every result to every destination
@@ -84,9 +90,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  no .env file is read
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  nor a secrets folder
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then environment, then `node.toml`."""
+        """Arguments, then environment, then files of secrets, then `node.toml`."""
         toml = TomlConfigSettingsSource(settings_cls, cls._toml)
-        return (init_settings, env_settings, toml)
+        return (init_settings, env_settings, SecretFilesSource(settings_cls), toml)
+
+    @model_validator(mode="after")
+    def _broker_is_one_that_can_be_spoken_to(self) -> Self:
+        if self.broker_url is not None:
+            Broker.parse(self.broker_url, self.broker)
+        elif self.broker != BrokerSettings():
+            msg = "the section broker says how to reach broker_url: set that too"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _destinations_have_names_of_their_own(self) -> Self:
@@ -135,6 +150,24 @@ class Settings(BaseSettings):
     def _shadow_has_something_to_compare(self) -> Self:
         if self.shadow.model is not None and self.models == (self.shadow.model,):
             msg = f"shadow.model {self.shadow.model} is the model that analyses everything already"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _storage_is_shared_whole(self) -> Self:
+        url = urlsplit(self.storage_url or "s3://unused")
+        if url.scheme != "s3" or not url.netloc or url.username or url.query or url.fragment:
+            msg = (
+                "storage_url must be s3://BUCKET or s3://BUCKET/PREFIX, with credentials in the "
+                "AWS_... variables; for a folder that hosts share set storage.spool and "
+                "storage.artifacts"
+            )
+            raise ValueError(msg)
+        if self.storage_url and self.retention.floor_bytes:
+            msg = (
+                "retention.floor_bytes is about a disk, and storage_url has none: "
+                "delete by retention.images_days"
+            )
             raise ValueError(msg)
         return self
 
@@ -225,17 +258,38 @@ class Settings(BaseSettings):
     @property
     def effective_broker_url(self) -> str:
         """The configured URL, or the embedded Redis of the data directory."""
-        return self.broker_url or f"redis+socket://{self.redis_socket}"
+        return self.effective_broker.url
+
+    @property
+    def effective_broker(self) -> Broker:
+        """The broker with everything that says how to reach it."""
+        if self.broker_url is None:
+            return Broker.on_socket(self.redis_socket)
+        return Broker.parse(self.broker_url, self.broker)
 
     @property
     def spool_dir(self) -> Path:
-        """Where received objects live."""
+        """Folder of received objects; with `storage_url` this host's part of them."""
         return (self.storage.spool or self.data_dir / "spool").absolute()
 
     @property
     def artifact_dir(self) -> Path:
-        """Where SEG, SR and pictures live."""
+        """Folder of SEG, SR and pictures; with `storage_url` this host's part of them."""
         return (self.storage.artifacts or self.data_dir / "artifacts").absolute()
+
+    @property
+    def image_store(self) -> Store:
+        """Where received objects live."""
+        return self._store(self.spool_dir, "images")
+
+    @property
+    def artifact_store(self) -> Store:
+        """Where SEG, SR and pictures live."""
+        return self._store(self.artifact_dir, "artifacts")
+
+    def _store(self, root: Path, name: str) -> Store:
+        url = self.storage_url and f"{self.storage_url.rstrip('/')}/{name}"
+        return store_of(root, url, self.storage.cache_bytes, self.storage.cache_hours)
 
 
 def load_settings(

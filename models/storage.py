@@ -22,7 +22,7 @@ from models.storage_cache import Cache
 
 __all__ = ["SharedStore", "StorageError", "Store", "Stored", "store_of"]
 
-_SHARDS: Final = [f"{number:02x}" for number in range(256)]  # what keys begin with
+_SHARDS: Final = list("0123456789abcdef")  # what keys begin with
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,13 @@ class Store:
         aside = self.root / folder
         make_directory(aside)
         (self.root / key).rename(aside / Path(key).name)
+
+    def tidy(self) -> None:
+        """Let go of what is only a copy and unused; cheap enough to be called all the time."""
+
+    def probe(self) -> str:
+        """Say where the objects are, after trying it. Raises OSError."""
+        return str(self.root)
 
     def shards(self, within: str = "") -> list[str]:
         """Return the beginnings of keys that there are, in order."""
@@ -197,15 +204,32 @@ class SharedStore(Store):
         self._remote.move(key, f"{folder}/{Path(key).name}")
         super().delete(key)
 
+    def tidy(self) -> None:
+        """Keep the cache to its size and age."""
+        self._cache.make_room()
+
+    def probe(self) -> str:
+        """Write, read and delete an object. Raises StorageError."""
+        key = f"probe/{secrets.token_hex(8)}"
+        self._remote.put(key, key.encode())
+        size = self._remote.info(key).size
+        self._remote.delete(key)
+        if size != len(key):
+            msg = f"{self._remote.url_of(key)} has {size} bytes instead of {len(key)}"
+            raise StorageError(msg)
+        return self._remote.url_of("")
+
     def shards(self, within: str = "") -> list[str]:  # noqa: ARG002  one listing per shard says it
-        """Return all beginnings that keys can have."""
+        """Return all beginnings that keys can have, few: each is a question to the store."""
         return _SHARDS
 
     def listed(self, shard: str, within: str = "") -> Iterator[Stored]:
         """Yield the objects that the object store has below `shard`."""
-        begin = f"{within}/{shard}" if within else shard
-        for each in self._remote.ls(begin):
-            yield Stored(f"{shard}/{each.name}", each.modified)
+        folder = f"{within}/" if within else ""
+        for each in self._remote.find(f"{folder}{shard}"):
+            key = each.key.removeprefix(folder)
+            if key[2:3] == "/":  # else it lies in another folder, e.g. of what was set aside
+                yield Stored(key, each.modified)
 
 
 def _rename(path: Path, final: Path) -> None:

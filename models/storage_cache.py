@@ -58,7 +58,8 @@ class Cache:
             age = now - each.used
             is_too_much = total > self._most_bytes and age > _IN_USE_SECONDS
             if is_too_much or age > self._most_seconds:
-                each.path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the next look tries again
+                    each.path.unlink(missing_ok=True)
 
     def _kept(self) -> Iterator[_Kept]:
         """Yield the files below the shards, those of the kept headers too; nothing else."""

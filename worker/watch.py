@@ -19,6 +19,7 @@ from datetime import datetime
 from types import FrameType
 from typing import Final
 
+from amqp.exceptions import AMQPError
 from kombu import Connection
 from kombu.exceptions import OperationalError
 from sqlalchemy import ColumnElement, and_, func, select
@@ -27,7 +28,7 @@ from sqlalchemy.orm import Session
 
 from models.base import utc_now
 from models.job import Job
-from models.messages import SERVED
+from models.messages import lanes
 from models.session import Database
 from models.settings import Settings
 from models.states import JobKind, JobState
@@ -127,16 +128,29 @@ def _served(settings: Settings) -> ColumnElement[bool]:
 def waiting_messages(settings: Settings) -> int:
     """Return how many messages lie in the queues that this worker serves.
 
-    Raises OperationalError or OSError when the broker does not answer.
+    Raises OperationalError, AMQPError or OSError when the broker does not answer.
     """
-    options = {"socket_timeout": _SOCKET_SECONDS, "socket_connect_timeout": _SOCKET_SECONDS}
-    url = settings.effective_broker_url
-    with Connection(url, transport_options=options) as connection:  # type: ignore[no-untyped-call]  # kombu
+    broker = settings.effective_broker
+    names = ("read_timeout",) if broker.is_amqp else ("socket_timeout", "socket_connect_timeout")
+    options = broker.celery_options(dict.fromkeys(names, _SOCKET_SECONDS))
+    with Connection(  # type: ignore[no-untyped-call]  # kombu
+        broker.url,
+        ssl=options.get("broker_use_ssl", False),
+        transport_options=options["broker_transport_options"],
+    ) as connection:
         connection.ensure_connection(max_retries=1, timeout=_SOCKET_SECONDS)
         channel = connection.default_channel
         return sum(
-            int(channel.queue_declare(queue=name, passive=False, durable=True).message_count)
-            for name in SERVED[settings.worker.serves]
+            int(
+                channel.queue_declare(
+                    queue=lane.name,
+                    passive=False,
+                    durable=True,
+                    auto_delete=False,
+                    arguments=lane.arguments,
+                ).message_count
+            )
+            for lane in lanes(settings.worker.serves, is_amqp=broker.is_amqp)
         )
 
 
@@ -159,7 +173,7 @@ class Watch:
                 return False
             # Without a message there is nothing to take: the dispatcher publishes it again.
             return waiting_messages(self._settings) > 0
-        except (SQLAlchemyError, OperationalError, OSError) as error:
+        except (SQLAlchemyError, OperationalError, AMQPError, OSError) as error:
             self._stall.reset()
             if not self._is_blind:
                 log.warning("the worker cannot be watched: %s", type(error).__name__)
@@ -202,6 +216,8 @@ def _look_after(
     while worker.poll() is None:
         time.sleep(pause)
         try:
+            settings.image_store.tidy()
+            settings.artifact_store.tidy()
             if not watch.is_stalled():
                 continue
         except Exception:

@@ -13,6 +13,7 @@ import pynetdicom.association
 import pytest
 from message_peers import FhirPeer, MllpPeer
 from rows import open_database
+from s3_server import S3Server, s3_server
 from sqlalchemy import create_engine, text
 
 from dicom_node.listener import Listener
@@ -119,6 +120,27 @@ def listen(tmp_path: Path, database_url: str) -> Iterator[Callable[..., RunningL
             return RunningListener(listener.port, settings, database, listener)
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A running S3 server that this process knows of."""
+    for name, value in _s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return _s3_server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """The URL of an empty bucket."""
+    return s3.make_bucket(f"b{uuid4().hex}")
 
 
 @pytest.fixture
