@@ -58,13 +58,24 @@ def test_a_database_without_tables_is_no_work_and_no_reason_to_restart(
     role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(tmp_path, role)
-    monkeypatch.setenv("DICOM_NODE_DICOM__ALLOWED_ADDRESSES", '["10.0.0.0/8"]')
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("DICOM_NODE_DICOM__PORT", str(server.getsockname()[1]))
-        result = _asked(role)
-        assert _asked("--alive", role).exit_code == 0
+    monkeypatch.setenv("DICOM_NODE_DICOM__ALLOWED_ADDRESSES", '["10.0.0.0/8"]')  # not asked itself
+    result = _asked(role)
+    assert _asked("--alive", role).exit_code == 0
     assert result.exit_code == 1
     assert "run `dicom-node db upgrade`" in result.stderr
+
+
+def test_a_list_without_this_host_is_not_tried(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each probe would stand in the audit as a refused connection."""
+    register(tmp_path, "listen")
+    monkeypatch.setenv("DICOM_NODE_DICOM__PORT", str(port))
+    assert _asked("--alive", "listen").exit_code == 1
+    monkeypatch.setenv("DICOM_NODE_DICOM__ALLOWED_ADDRESSES", '["10.0.0.0/8"]')
+    assert _asked("--alive", "listen").exit_code == 0
+    monkeypatch.setenv("DICOM_NODE_DICOM__ALLOWED_ADDRESSES", '["127.0.0.0/8"]')
+    assert _asked("--alive", "listen").exit_code == 1
 
 
 @pytest.mark.parametrize("role", ["listen", "web"])
