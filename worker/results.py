@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -126,10 +126,13 @@ class ResultStore:
         with self._database.write() as session:
             row = session.scalar(select(ModelVersion).where(*wanted))
             if row is None:
-                row = ModelVersion(
-                    name=identity.name, version=identity.version, sha256=identity.sha256
-                )
-                session.add(row)
+                made = {"version": identity.version, "sha256": identity.sha256}
+                row = ModelVersion(name=identity.name, **made)
+                try:
+                    with session.begin_nested():
+                        session.add(row)
+                except IntegrityError:  # a worker that starts at the same moment was faster
+                    row = session.scalars(select(ModelVersion).where(*wanted)).one()
             row.card, row.metrics = card or row.card, dict(metrics or {}) or row.metrics
             session.flush()
             return row.id
