@@ -112,11 +112,13 @@ class SpreadNode(Node):
                 self.hosts[name] = self._network.host(name)
         self.start(*(name for name in names if not self.is_running(name)))
 
-    def restart_front(self, **environment: str) -> None:
-        """Start what is missing on the front host, which is there anew when it was off."""
-        if not self.front.is_on:
-            self.hosts[FRONT] = self._network.host(FRONT)
-        self.start(*(name for name in _ROLES if not self.is_running(name)), **environment)
+    def replace_front(self) -> None:
+        """Have a front host with an empty disk in place of the one that is off."""
+        self.hosts[FRONT] = self._network.host(FRONT)
+
+    def restart_front(self) -> None:
+        """Start what is missing on the front host."""
+        self.start(*(name for name in _ROLES if not self.is_running(name)))
 
     def _launch(self, name: str, environment: Mapping[str, str]) -> Role:
         host = self.hosts.get(name, self.front)

@@ -67,6 +67,7 @@ class Host:
 
     def __init__(self, name: str, disk: Path) -> None:
         self.name, self.disk = name, disk
+        self._roles: list[HostRole] = []
         self.address = self._port = ""
         self._switch: Host | None = None
         command = ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork"]
@@ -87,8 +88,9 @@ class Host:
         self.pid = psutil.Process(self._init.pid).children()[0].pid
 
     def command(self, *words: str) -> list[str]:
-        """Return the command that runs `words` on this host."""
-        return ["nsenter", "--target", str(self.pid), "-m", "-n", "-u", "-i", "-p", *words]
+        """Return the command that runs `words` on this host, and ends with this process."""
+        enter = ["nsenter", "--target", str(self.pid), "-m", "-n", "-u", "-i", "-p"]
+        return ["setpriv", "--pdeathsig", "KILL", *enter, *words]
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return it with what a program may write led to the disk of the host."""
@@ -115,7 +117,9 @@ class Host:
         self, name: str, command: list[str], environment: Mapping[str, str], log: Path
     ) -> HostRole:
         """Start a process of the product; its log is written outside of the host."""
-        return HostRole(name, self.command(*command), self.environment(environment), log)
+        role = HostRole(name, self.command(*command), self.environment(environment), log)
+        self._roles.append(role)
+        return role
 
     def outside(self, path: Path) -> Path:
         """Return the path by which the tests reach a file on the disk of a running host."""
@@ -173,17 +177,28 @@ class Host:
     def thaw(self) -> None:
         for each in self.processes():
             each.resume()
+        self._thaw_entrances()
+
+    def _thaw_entrances(self) -> None:
+        """Have every `nsenter` go on, which stops itself where the process behind it is stopped."""
+        for role in self._roles:
+            if role.is_running():
+                os.kill(role.pid, signal.SIGCONT)
 
     @property
     def is_on(self) -> bool:
         return self._init.poll() is None
 
+    def _is_off(self) -> bool:
+        self._thaw_entrances()  # until then nobody knows of the deaths behind them
+        return not self.is_on
+
     def power_off(self) -> None:
         """Pull the plug: every process is killed at once, the disk and the network card go."""
         if self.is_on:
             os.kill(self.pid, signal.SIGKILL)
-        self._init.communicate(timeout=60)
-        wait_until(lambda: not Path(f"/proc/{self.pid}").exists(), 30, f"{self.name} off")
+        wait_until(self._is_off, 60, f"{self.name} off")
+        self._init.communicate()
 
 
 class Network:
@@ -206,7 +221,9 @@ class Network:
         if os.geteuid() != 0:
             msg = "hosts on one machine want root"
             raise NoHostsError(msg)
-        if absent := [each for each in ("ip", "unshare", "nsenter") if not find_program(each)]:
+        if absent := [
+            each for each in ("ip", "unshare", "nsenter", "setpriv") if not find_program(each)
+        ]:
             msg = f"{absent[0]} is not installed"
             raise NoHostsError(msg)
         self._switch = Host("switch", self.disk)

@@ -24,6 +24,7 @@ with Network(Path(sys.argv[1])) as network:
     host = network.host("lonely")
     host.start("sleep", ["sleep", "1000"], {"PATH": "/usr/bin:/bin"}, Path(sys.argv[1]) / "log")
     wait_until(lambda: any(each.name() == "sleep" for each in host.processes()), 30, "a process")
+    host.freeze()
     print(network.address, host.pid, *(each.pid for each in host.processes()), flush=True)
     sys.stdin.read()
 """
@@ -99,6 +100,7 @@ def test_a_host_without_power_leaves_nothing(
     role = host.start("sleep", ["sleep", "1000"], os.environ, tmp_path / "log")
     wait_until(lambda: len(host.processes()) > 0, 30, "a process")
     known = host.processes()
+    host.freeze()
     host.power_off()
     assert role.process.wait(30) == -signal.SIGKILL
     assert not any(each.is_running() for each in known)
