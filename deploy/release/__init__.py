@@ -1,0 +1,1 @@
+"""What `make release` and `make audit` do: build, list, judge, sign."""
