@@ -26,7 +26,6 @@ _OVERLAYS = sorted(path.name for path in (DEPLOY / "k8s" / "overlays").iterdir()
 _UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 # Oldest and newest Kubernetes whose schemas are at hand and that has everything we use.
 _KUBERNETES = ("1.29", "1.37")
-_KUSTOMIZE = 5
 _EXPOSURE = 20  # systemd-analyze security, 0 to 100
 _OWN_YAML = (*DEPLOY.glob("compose*.yaml"), *(DEPLOY / "k8s").rglob("*.yaml"))
 _SCRIPTS = (DEPLOY / "make-secrets", CONTAIN, REPOSITORY / ".ci" / "run")
@@ -93,14 +92,9 @@ def _schemas(release: str) -> tuple[Any, Registry[Any]]:
 @cache
 def rendered(overlay: str) -> tuple[dict[str, Any], ...]:
     """Return the objects of an overlay, as `kubectl apply -k` would send them."""
-    kubectl = shutil.which("kubectl") or missing("kubectl is not installed")
-    version = _run(kubectl, "version", "--client")
-    found = re.search(r"Kustomize Version: v(\d+)", version)
-    if found is None or int(found[1]) < _KUSTOMIZE:
-        missing(f"kubectl 1.27 or newer is needed, this is: {version}")
     folder = DEPLOY / "k8s" / "overlays" / overlay
     ended = subprocess.run(
-        [kubectl, "kustomize", folder], check=False, capture_output=True, text=True
+        [_BIN / "kubectl", "kustomize", folder], check=False, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     return tuple(yaml.safe_load_all(ended.stdout))
