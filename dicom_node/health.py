@@ -1,6 +1,6 @@
 """`dicom-node health ROLE`: does a role work on this host, or in this container? For probes.
 
-`python -m dicom_node.health ROLE` is the same for a quarter of the processor time: a probe comes
+`python -m dicom_node.health ROLE` is the same for half the processor time or less: a probe comes
 every few seconds, so nothing is imported here that its question does not need.
 """
 
