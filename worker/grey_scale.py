@@ -3,6 +3,7 @@
 What puts the pixels on the display scale is also what a presentation state tells a viewer to do.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -14,6 +15,9 @@ Floats = NDArray[np.float64]
 LINEAR: Final = "LINEAR"
 LINEAR_EXACT: Final = "LINEAR_EXACT"
 SIGMOID: Final = "SIGMOID"
+
+_VALUES_OF_16_BITS: Final = 1 << 16
+_CACHED_PIXELS: Final = 1 << 15  # as int64 they fit into the cache of a core
 
 
 @dataclass(frozen=True)
@@ -154,3 +158,37 @@ def _voi(plain: dict[str, Any]) -> Window | Percentiles | VoiTable:
 
 def _table(plain: dict[str, Any]) -> LookupTable:
     return LookupTable(int(plain["first"]), tuple(int(entry) for entry in plain["entries"]))
+
+
+def places(stored: NDArray[np.integer[Any]], lowest: int) -> NDArray[np.unsignedinteger[Any]]:
+    """Return the place of each stored value among the possible ones, which begin at `lowest`.
+
+    Without a copy where stored values are their own places.
+    """
+    if lowest == 0:
+        return stored.astype(f"u{stored.dtype.itemsize}", copy=False)
+    return stored.astype(np.uint16) - np.uint16(lowest % _VALUES_OF_16_BITS)  # both modulo 2^16
+
+
+def histogram(index: NDArray[np.unsignedinteger[Any]], size: int) -> NDArray[np.int64]:
+    """Count each place, some rows at a time: whole images do not fit into the cache as int64."""
+    counts = np.zeros(size, np.int64)
+    for rows in _rows_at_once(index.shape):
+        counts += np.bincount(index[rows].ravel(), minlength=size)
+    return counts
+
+
+def looked_up(
+    table: NDArray[np.uint16], index: NDArray[np.unsignedinteger[Any]]
+) -> NDArray[np.uint16]:
+    """Return `table[index]`, some rows at a time for the same reason."""
+    found = np.empty(index.shape, np.uint16)
+    for rows in _rows_at_once(index.shape):
+        # Every place is in the table; `clip` only spares the check, which takes a copy.
+        np.take(table, index[rows], out=found[rows], mode="clip")
+    return found
+
+
+def _rows_at_once(shape: tuple[int, ...]) -> Iterator[slice]:
+    step = max(1, _CACHED_PIXELS // shape[1])
+    return (slice(first, first + step) for first in range(0, shape[0], step))

@@ -29,6 +29,9 @@ from worker.grey_scale import (
     Rescale,
     VoiTable,
     Window,
+    histogram,
+    looked_up,
+    places,
 )
 from worker.header import (
     READ_ERRORS,
@@ -137,8 +140,8 @@ def _displayed(ds: Dataset, stored: Stored) -> tuple[NDArray[np.uint16], GreySca
     bits = int(get_numbers(ds, "BitsStored")[0])
     lowest = -(1 << (bits - 1)) if stored.dtype.kind == "i" else 0
     domain = np.arange(lowest, lowest + (1 << bits))
-    index = (stored.astype(np.int32) - lowest).astype(np.uint16)
-    counts = np.bincount(index.ravel(), minlength=domain.size)
+    index = places(stored, lowest)
+    counts = histogram(index, domain.size)
     padding = _padding(ds, domain)
     if counts[padding].sum() > _MAX_PADDED * index.size:
         padding = np.zeros_like(padding)
@@ -162,7 +165,7 @@ def _displayed(ds: Dataset, stored: Stored) -> tuple[NDArray[np.uint16], GreySca
         display = 1.0 - display
     display[padding] = 0.0
     table = np.rint(np.clip(display, 0.0, 1.0) * _WHITE).astype(np.uint16)
-    return table[index], grey_scale, notes
+    return looked_up(table, index), grey_scale, notes
 
 
 def spacing_of(ds: Dataset) -> Spacing | None:
@@ -228,7 +231,9 @@ def _within_bits_stored(ds: Dataset, array: NDArray[np.generic], *, native: bool
         return wide.astype(kind)
     high = get_numbers(ds, "HighBit") or (bits[0] - 1,)
     above = max(0, min(unused, allocated - 1 - int(high[0])))
-    shifted: Stored = (array.astype(kind) << kind.type(above)) >> kind.type(unused)
+    shifted: Stored = array.astype(kind)
+    shifted <<= kind.type(above)
+    shifted >>= kind.type(unused)
     return shifted
 
 

@@ -1,6 +1,7 @@
 """BINARY SEG of one image: left lung, right lung, opacity (PS3.3 A.51)."""
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import highdicom as hd
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 SEGMENTS: Final = ("Left lung", "Right lung", "Lung opacity")
+_PLACEHOLDER: Final = (1, 8)
+_BITS_PER_BYTE: Final = 8
 COLOURS: Final = ((0, 114, 178), (0, 158, 115), (213, 94, 0))  # Okabe-Ito, colour-blind safe
 
 
@@ -33,12 +36,13 @@ def build_segmentation(analysed: AnalysedImage, context: ObjectContext) -> hd.se
     """
     header = analysed.image.header
     context = context.beside(header)
-    frames = np.stack(masks_of(analysed), axis=-1)[np.newaxis]
+    # highdicom looks six times through every pixel that it is given: it gets frames of one byte,
+    # and those of the image take their place.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # illegal UIDs of the source are referenced as they are
         seg = hd.seg.Segmentation(
-            source_images=[header],
-            pixel_array=frames.astype(np.uint8),
+            source_images=[_with_size(header, _PLACEHOLDER)],
+            pixel_array=np.zeros((1, *_PLACEHOLDER, len(SEGMENTS)), np.uint8),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=_descriptions(analysed, context),
             series_instance_uid=context.uid("seg-series", *key_of(analysed)),
@@ -52,6 +56,7 @@ def build_segmentation(analysed: AnalysedImage, context: ObjectContext) -> hd.se
             **object_arguments([analysed.model], context),
             **content_arguments(context),
         )
+        _put_frames(seg, masks_of(analysed))
         _amend(seg, header, context)
     return seg
 
@@ -60,6 +65,36 @@ def masks_of(analysed: AnalysedImage) -> tuple[Mask, Mask, Mask]:
     """Return the masks of SEGMENTS in their order; opacity counts inside the lungs only."""
     masks = analysed.masks
     return masks.left, masks.right, masks.opacity & (masks.left | masks.right)
+
+
+def _with_size(header: Dataset, shape: tuple[int, int]) -> Dataset:
+    """Return the header of an image of another size."""
+    view = Dataset()
+    view.update(header)
+    del view.Rows, view.Columns  # the elements are shared: setting their value would change both
+    view.Rows, view.Columns = shape
+    return view
+
+
+def _put_frames(seg: hd.seg.Segmentation, frames: tuple[Mask, Mask, Mask]) -> None:
+    """Put the frames in, with what highdicom would say of them (PS3.3 C.8.20.2)."""
+    left, right, opacity = frames
+    overlap = opacity.any() or (left & right).any()  # opacity lies inside the lungs
+    seg.SegmentsOverlap = hd.seg.SegmentsOverlapValues["YES" if overlap else "NO"].value
+    seg.Rows, seg.Columns = left.shape
+    seg.PixelData = _packed(frames)
+
+
+def _packed(frames: Sequence[Mask]) -> bytes:
+    """Return frames as 1-bit pixels, one after the other without a gap (PS3.5 8.2, D.4)."""
+    if frames[0].size % _BITS_PER_BYTE:
+        joined = np.concatenate([frame.ravel() for frame in frames])
+        data = np.packbits(joined, bitorder="little").tobytes()
+    else:
+        data = b"".join(np.packbits(frame, bitorder="little").tobytes() for frame in frames)
+    # An even length (PS3.5 8.1.1). 00H would be right; highdicom's 30H stays, which nobody reads:
+    # an object that is made again after an update must not differ under its UID.
+    return data + b"0" * (len(data) % 2)
 
 
 def key_of(analysed: AnalysedImage) -> tuple[str, ...]:

@@ -8,7 +8,15 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 import pytest
-from builders import DX, analysed_image, chest_dataset, chest_image, lung_masks, object_context
+from builders import (
+    DX,
+    analysed_image,
+    chest_dataset,
+    chest_image,
+    chest_pixels,
+    lung_masks,
+    object_context,
+)
 
 from models.identity import MANUFACTURER, NODE_MODEL_NAME
 from worker.equipment import ObjectContext, date_of_source, to_bytes
@@ -143,3 +151,25 @@ def test_the_date_of_a_source_is_its_latest() -> None:
     assert f"{date_of_source(headers):%Y%m%d%H%M%S}" == "20260103010200"
     none = normalised_header(chest_dataset(StudyDate=None))
     assert date_of_source([none]).year == 1970
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(96, 80), (93, 77)])
+@pytest.mark.parametrize("is_opaque", [True, False])
+def test_frames_of_any_size_follow_one_another_bit_by_bit(
+    rows: int, columns: int, *, is_opaque: bool
+) -> None:
+    pixels = chest_pixels(rows, columns)
+    found = lung_masks(rows, columns)
+    opacity = found.opacity if is_opaque else np.zeros_like(found.left)
+    masks = LungMasks(found.left, found.right, opacity)
+    image = chest_image(pixels=pixels, ds=chest_dataset(pixels=pixels))
+    seg = _read(to_bytes(build_segmentation(analysed_image(image, masks), object_context())))
+    assert (seg.Rows, seg.Columns, seg.NumberOfFrames) == (rows, columns, 3)
+    assert seg.SegmentsOverlap == ("YES" if opacity.any() else "NO")
+    bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
+    assert len(seg.PixelData) % 2 == 0
+    assert np.array_equal(
+        bits[: 3 * rows * columns].reshape(3, rows, columns).astype(np.bool_),
+        np.stack([masks.left, masks.right, masks.opacity]),
+    )
+    assert image.header.Rows == rows  # the header of the image itself is as it was
