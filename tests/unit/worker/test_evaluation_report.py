@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from remembered import network_asked_once
 
 from worker.inference import Segmenter
 from worker.registry import BUNDLES, find_bundle
@@ -29,6 +31,13 @@ from worker.training.phantom import make_phantom
 
 QUICK = "robustness,timing,phantoms"
 READ, NORMALS = 5, 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _asked_once() -> Iterator[None]:
+    """The reports of this file are made of the same few pictures."""
+    with network_asked_once():
+        yield
 
 
 @pytest.fixture(scope="module")
