@@ -12,6 +12,7 @@ from dicom_node.account_commands import account, token
 from dicom_node.audit_commands import audit
 from dicom_node.delivery_commands import deliveries
 from dicom_node.errors import NodeError
+from dicom_node.health import health
 from dicom_node.listing import Format, print_rows
 from dicom_node.loop import run_loop, stop_on_signals
 from dicom_node.monitoring_commands import drift
@@ -109,11 +110,12 @@ def dispatch(config: Path | None, data_dir: Path | None) -> None:
     from dicom_node.audit.forwarding import forwarding
     from dicom_node.audit.seals import sealing
     from dicom_node.dispatch import Dispatcher
-    from dicom_node.queue import JobQueue
+    from dicom_node.queue import JobQueue, require_usable
 
     settings = _settings(config, data_dir)
     serve_as("dispatch", settings)
-    queue, database = JobQueue(settings.effective_broker_url), _database(settings)
+    require_usable(settings.effective_broker)
+    queue, database = JobQueue(settings.effective_broker), _database(settings)
     dispatcher, stop = Dispatcher(settings, database, queue), stop_on_signals()
     with sealing(settings, database, stop), forwarding(settings, database, stop):
         run_loop(dispatcher.step, stop, settings.dispatch.poll_seconds)
@@ -279,6 +281,7 @@ cli.add_command(token)
 cli.add_command(audit)
 cli.add_command(deliveries)
 cli.add_command(quarantine)
+cli.add_command(health)
 cli.add_command(drift)
 cli.add_command(retention)
 cli.add_command(scrub)

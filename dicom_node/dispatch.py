@@ -34,7 +34,6 @@ from dicom_node.taking_back import expired_jobs, take_back_job
 from models.base import advance, utc_now
 from models.imaging import Study
 from models.job import Job
-from models.messages import QUEUES, queue_of
 from models.session import Database
 from models.settings import Settings
 from models.states import JobState, StudyState
@@ -56,7 +55,7 @@ class Dispatcher:
         self._settings = settings
         self._database = database
         self._queue = queue
-        self._spool = Spool(settings.spool_dir, settings.dicom.min_free_bytes)
+        self._spool = Spool(settings.image_store, settings.dicom.min_free_bytes)
         self._retention = Retention(settings, database)
         self._sweep = OrphanSweep(database, settings, self._spool)
         self._next_orphan_sweep = 0.0
@@ -137,12 +136,12 @@ class Dispatcher:
         jobs = list(session.scalars(query))
         if not jobs:
             return []
-        empty = {queue for queue in QUEUES if self._queue.depth(queue) == 0}
+        empty = self._queue.empty()
         ancient = now - timedelta(seconds=_LOST_MESSAGE_SECONDS)
         return [
             job
             for job in jobs
-            if queue_of(job.kind, stat=job.priority > 0) in empty
+            if not self._queue.is_waiting_in(job, empty)
             or (job.published_at is not None and job.published_at < ancient)
         ]
 

@@ -21,7 +21,8 @@ _V2_HEAD: Final = struct.Struct(">BBH")  # version and command, family and proto
 _V2_MAX: Final = 2048  # addresses take 36; the rest are TLVs, a client certificate's name at most
 _LOCAL, _PROXY = 0x20, 0x21
 # Family and protocol, how long an address is, what it is. 2.2: only TCP brings associations.
-_FAMILIES: Final = {0x11: (4, IPv4Address), 0x21: (16, IPv6Address)}
+_Kind = type[IPv4Address] | type[IPv6Address]
+_FAMILIES: Final[dict[int, tuple[int, _Kind]]] = {0x11: (4, IPv4Address), 0x21: (16, IPv6Address)}
 _UNSPECIFIED: Final = 0x00
 _PORT_MAX: Final = 65535
 
@@ -88,7 +89,7 @@ def _version_1(reader: _Reader, line: bytes) -> Source | None:
     fields = line[:-2].decode("ascii", "replace").split(" ")
     if fields[1] == "UNKNOWN":  # 2.1: whatever follows is to be ignored
         return None
-    families = {"TCP4": IPv4Address, "TCP6": IPv6Address}
+    families: dict[str, _Kind] = {"TCP4": IPv4Address, "TCP6": IPv6Address}
     try:
         _, family, source, destination, source_port, destination_port = fields
         kind = families[family]

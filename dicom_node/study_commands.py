@@ -118,7 +118,7 @@ def _require_installed(settings: Settings, model: str, serves: str = "analysis")
 
     Raises OperatorError when no worker answers, or one that does such work lacks it.
     """
-    queue = JobQueue(settings.effective_broker_url)
+    queue = JobQueue(settings.effective_broker)
     try:
         answers = queue.installed_models()
     except BrokerError as error:

@@ -173,7 +173,7 @@ class Supervisor:
         dicom = self._settings.dicom
         calling = dicom.allowed_calling_aets[0] if dicom.allowed_calling_aets else dicom.ae_title
         host = "127.0.0.1" if dicom.host == "0.0.0.0" else dicom.host  # noqa: S104  compared, not bound
-        if not dicom.plain or dicom.allowed_addresses or dicom.peers:
+        if not dicom.plain or dicom.allowed_addresses or dicom.peers or dicom.proxy_protocol_from:
             # A C-ECHO from this host may be refused by right: that the port is open must do.
             return _connect(host, dicom.port if dicom.plain else dicom.tls.port or 0)
         return CStoreSender(calling, 5.0).echo(Receiver("self", dicom.ae_title, host, dicom.port))
@@ -197,7 +197,7 @@ class Supervisor:
         return None if answer.status == http.HTTPStatus.OK else f"HTTP {answer.status}"
 
     def _ping(self) -> str | None:
-        queue = JobQueue(self._settings.effective_broker_url)
+        queue = JobQueue(self._settings.effective_broker)
         try:
             answers = queue.installed_models(1.0)
         except BrokerError as error:

@@ -11,7 +11,7 @@ from kombu import Queue
 from models import tracing
 from models.attendance import attended
 from models.log import set_up_logging
-from models.messages import CONTROL_MODELS, SERVED, TASKS
+from models.messages import CONTROL_MODELS, TASKS, lanes
 from models.session import Database
 from models.settings import Settings
 from models.states import JobKind
@@ -24,15 +24,19 @@ log = logging.getLogger(__name__)
 
 _CHILD_START_SECONDS = 180.0  # importing torch and loading weights on a busy machine
 _SOCKET_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 20  # AMQP: a connection without a sign of life for twice that is dropped
 
 
 def make_app(settings: Settings) -> Celery:
     """Return the application with its queues and options; the tasks come with `register`."""
-    app = Celery("worker", broker=settings.effective_broker_url, set_as_current=True)
+    broker = settings.effective_broker
+    app = Celery("worker", broker=broker.url, set_as_current=True)
     app.conf.update(
         task_queues=[
-            Queue(name, durable=True)  # type: ignore[no-untyped-call]  # kombu
-            for name in SERVED[settings.worker.serves]
+            Queue(  # type: ignore[no-untyped-call]  # kombu
+                lane.name, routing_key=lane.name, durable=True, queue_arguments=lane.arguments
+            )
+            for lane in lanes(settings.worker.serves, is_amqp=broker.is_amqp)
         ],
         task_serializer="json",
         accept_content=["json"],
@@ -52,26 +56,34 @@ def make_app(settings: Settings) -> Celery:
         # A job that runs when the connection breaks is finished: its lease says whose it is, and
         # the message that comes again finds it leased or done.
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        broker_transport_options={
-            # Round robin is kombu's default; an urgent queue must come first.
-            "queue_order_strategy": "priority",
-            # Commands wait for an answer for so long; the waiting BRPOP is not under it, but under
-            # the health check: dropped and sent anew 1 + 10 to 1 + 20 s after its answer was due.
-            "socket_timeout": _SOCKET_SECONDS,
-            "socket_connect_timeout": _SOCKET_SECONDS,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-            # A message that is not acknowledged comes again after this: longer than any job.
-            "visibility_timeout": max(3600.0, 2 * settings.worker.hard_time_limit_seconds),
-        },
+        broker_heartbeat=_HEARTBEAT_SECONDS,
+        **broker.celery_options(_transport_options(settings)),
     )
     return app
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if settings.effective_broker.is_amqp:
+        return {}
+    return {
+        # Round robin is kombu's default; an urgent queue must come first.
+        "queue_order_strategy": "priority",
+        # Commands wait for an answer for so long; the waiting BRPOP is not under it, but under
+        # the health check: dropped and sent anew 1 + 10 to 1 + 20 s after its answer was due.
+        "socket_timeout": _SOCKET_SECONDS,
+        "socket_connect_timeout": _SOCKET_SECONDS,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        # A message that is not acknowledged comes again after this: longer than any job. RabbitMQ
+        # gives it out again when the connection breaks, and needs no such time.
+        "visibility_timeout": max(3600.0, 2 * settings.worker.hard_time_limit_seconds),
+    }
 
 
 def make_runtime(settings: Settings) -> tasks.Runtime:
     """Open the database and load the models. Called in the child, after the fork."""
     database = Database(settings.effective_database_url)
-    store = ResultStore(database, settings.artifact_dir)
+    store = ResultStore(database, settings.artifact_store)
     loaded = LoadedModels(settings, store)
     loaded.load_all()
     return tasks.Runtime(
@@ -153,8 +165,12 @@ def register(app: Celery, settings: Settings) -> None:
 
 
 def run_worker(settings: Settings) -> None:
-    """Run worker processes until SIGTERM; a running job is finished first."""
+    """Run worker processes until SIGTERM; a running job is finished first.
+
+    Raises BundleError when a model is unusable, BrokerFileError when a file of `broker` is.
+    """
     _tell_as_set(settings)
+    settings.effective_broker.require_files()
     verify_models(settings)
     app = make_app(settings)
     register(app, settings)

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from models.broker import BrokerFileError
 from models.files import keep_files_private
 from models.log import set_up_logging
 from models.running import register
@@ -128,7 +129,7 @@ def run(*, config: Path | None, data_dir: Path | None, unwatched: bool) -> None:
 
     try:
         run_worker(settings)
-    except (BundleError, TracingError) as error:
+    except (BundleError, BrokerFileError, TracingError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -201,13 +202,15 @@ def _make_writable(out: Path) -> None:
 def _analyse(
     paths: tuple[Path, ...], out: Path, settings: Settings, extras: dict[str, bool]
 ) -> Iterator["FileResult"]:
+    from worker.registry import find_bundle
+
+    bundle = find_bundle(settings.analysis.model, settings.worker.bundle_dirs)
+
     from worker.analyse import Extras, FileAnalysis, find_files
     from worker.classifier import load_classifier
     from worker.inference import Segmenter
-    from worker.registry import find_bundle
     from worker.sandbox import Sandbox
 
-    bundle = find_bundle(settings.analysis.model, settings.worker.bundle_dirs)
     segmenter = Segmenter.load(bundle, settings.worker.device, settings.worker.torch_threads)
     classifier = load_classifier(settings)
     files = find_files(paths)

@@ -15,10 +15,10 @@ from dicom_node.queue import JobQueue
 from dicom_node.web.metrics.paced import Reading
 from dicom_node.web.metrics.processes import Group
 from dicom_node.web.metrics.table import Key, gauge
+from models.broker import Broker
 from models.delivery import Delivery, Destination
 from models.imaging import Instance, Study
 from models.job import Job
-from models.messages import QUEUES
 from models.session import Database
 from models.states import (
     DeliveryState,
@@ -106,11 +106,14 @@ def of_counts(counts: Counts) -> Iterator[Metric]:
     yield gauge("database_bytes", [((), counts.database_bytes)])
 
 
-def read_broker(url: str) -> dict[str, int] | None:
-    """Return how many messages wait in each queue; None when the broker does not answer."""
-    queue = JobQueue(url)
+def read_broker(broker: Broker) -> dict[str, int] | None:
+    """Return how many messages wait in each queue; None when the broker does not answer.
+
+    RabbitMQ has all but the shadows in one queue: those figures come from the rows, by kind.
+    """
+    queue = JobQueue(broker)
     try:
-        return {name: queue.depth(name) for name in QUEUES}
+        return {name: queue.depth(name) for name in queue.names}
     except BrokerError:
         return None
     finally:

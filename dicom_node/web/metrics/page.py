@@ -67,7 +67,7 @@ class NodeCollector(Collector):
         self._drift = Paced("drift", self._drifts, _DRIFT_SECONDS, monotonic=monotonic)
         self._broker = Paced(
             "broker",
-            lambda: minute.read_broker(settings.effective_broker_url),
+            lambda: minute.read_broker(settings.effective_broker),
             COSTLY_SECONDS,
             wait_seconds=0.0,  # one that is away is waited for
             monotonic=monotonic,

@@ -83,7 +83,7 @@ class System:
             )
 
     def _ask(self) -> Workers:
-        queue = JobQueue(self._site.settings.effective_broker_url)
+        queue = JobQueue(self._site.settings.effective_broker)
         try:
             names = queue.installed_models()
         except BrokerError as error:
