@@ -126,7 +126,7 @@ class Host:
             self.processes[name] = self.contained(name, self.commands.get(name, command))
         for name in names:
             if not self.compose["services"][name]["healthcheck"].get("disable"):
-                wait_until(lambda name=name: self.is_healthy(name), _HEALTHY_SECONDS, name, 2.0)
+                wait_until(lambda name=name: self.is_healthy(name), _HEALTHY_SECONDS, name, 3.0)
 
     def is_healthy(self, name: str) -> bool:
         """Run the healthcheck of a service in its container. Raises when the service has ended."""
