@@ -11,15 +11,16 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from models.session import Database
 
 _ADVISORY_LOCK: Final = 4242042042
 # PostgreSQL: a change of a table waits for whoever uses it, and everybody who comes later waits for
-# the change. So it waits shortly, gives up, lets them through and tries again.
-_LOCK_SECONDS: Final = 3
+# the change. So it waits shortly, gives up, lets them through and tries again. It waits less than
+# deadlock_timeout (1 s): of two that wait for each other it is this one that gives up.
+_LOCK_MILLISECONDS: Final = 800
 _PAUSE_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 600.0
 _BUSY: Final = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
@@ -97,14 +98,16 @@ def _require_known(revision: str | None) -> None:
         raise NewerSchemaError(msg) from error
 
 
-def upgrade(database: Database) -> None:
-    """Apply every missing migration, each in a transaction; on SQLite all in one.
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Apply every missing migration up to `revision`, each in a transaction; on SQLite all in one.
 
     Safe to run from several hosts at once: one takes the lock, the others find nothing left to do.
     Raises NewerSchemaError when the database is ahead of this release, SchemaError when a table
     stays in use for so long that it cannot be changed: then what was applied stays applied.
     """
-    _change(database, command.upgrade, "head")
+    wanted = newest_revision() if revision == "head" else revision
+    if current_revision(database) != wanted:
+        _change(database, command.upgrade, revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
@@ -154,8 +157,7 @@ def _alone(database: Database) -> Iterator[None]:
 def _was_applied(database: Database, step: Callable[[Config, str], None], to: str) -> bool:
     """Apply what is missing; False when a table was in use for too long."""
     with database.engine.connect() as connection:
-        connection.exec_driver_sql(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
-        connection.commit()
+        event.listen(connection, "begin", _lock_everything)
         try:
             _run(connection, step, to)
         except OperationalError as error:
@@ -163,9 +165,16 @@ def _was_applied(database: Database, step: Callable[[Config, str], None], to: st
                 raise
             connection.rollback()
             return False
-        finally:
-            connection.invalidate()  # its lock_timeout goes with it
     return True
+
+
+def _lock_everything(connection: Connection) -> None:
+    """Have every table before a migration begins: what it has done by then is not done in vain."""
+    names = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema()"
+    wanted = f"{names} AND tablename <> 'alembic_version' ORDER BY tablename"
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
+    if tables := connection.exec_driver_sql(wanted).scalars().all():
+        connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
 
 
 def _run(connection: Connection, step: Callable[[Config, str], None], to: str) -> None:

@@ -89,9 +89,9 @@ def release(request: pytest.FixtureRequest) -> Release:
 
 
 @pytest.fixture
-def upgraded(release: Release, tmp_path: Path, database_url: str) -> Iterator[Upgraded]:
+def upgraded(release: Release, tmp_path: Path, bare_database_url: str) -> Iterator[Upgraded]:
     """One release's node on a database of each kind, as that release left it."""
-    node = Upgraded(release, tmp_path / "node", database_url)
+    node = Upgraded(release, tmp_path / "node", bare_database_url)
     yield node
     node.database.dispose()
 
@@ -174,31 +174,31 @@ def _run(settings_url: str, *command: str) -> tuple[int, str]:
 
 
 def test_what_an_administrator_reads_when_code_and_schema_do_not_fit(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, bare_database_url: str
 ) -> None:
     data_dir = ("--data-dir", str(tmp_path / "data"))
-    code, said = _run(database_url, "db", "check", *data_dir)
+    code, said = _run(bare_database_url, "db", "check", *data_dir)
     assert code == 1
     assert "no tables yet" in said
     assert "run `dicom-node db upgrade`" in said
-    code, said = _run(database_url, "db", "upgrade", *data_dir)
+    code, said = _run(bare_database_url, "db", "upgrade", *data_dir)
     assert (code, said) == (0, f"schema {schema.newest_revision()}\n")
-    code, said = _run(database_url, "db", "downgrade", "0009", *data_dir)
+    code, said = _run(bare_database_url, "db", "downgrade", "0009", *data_dir)
     assert code == 1, "nobody answered the question"
-    code, said = _run(database_url, "db", "downgrade", "0009", "--yes", *data_dir)
+    code, said = _run(bare_database_url, "db", "downgrade", "0009", "--yes", *data_dir)
     assert (code, said) == (0, "schema 0009\n")
-    code, said = _run(database_url, "db", "downgrade", "0013", "--yes", *data_dir)
+    code, said = _run(bare_database_url, "db", "downgrade", "0013", "--yes", *data_dir)
     assert code == 1
     assert "0013 is not older" in said
-    code, said = _run(database_url, "db", "check", *data_dir)
+    code, said = _run(bare_database_url, "db", "check", *data_dir)
     assert code == 1
     assert "has schema 0009, this release wants schema" in said
-    database = Database(database_url)
+    database = Database(bare_database_url)
     with database.write() as session:
         session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     database.dispose()
     for command in ("check", "upgrade"):
-        code, said = _run(database_url, "db", command, *data_dir)
+        code, said = _run(bare_database_url, "db", command, *data_dir)
         assert code == 1
         assert "has schema 9999, made by a newer release" in said
         assert "install the newer release" in said

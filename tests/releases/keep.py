@@ -30,25 +30,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import servers
+from builders import chest_dataset, write_part10
+from nodes import FAST, store
+from pydicom.uid import generate_uid
+from scipy import ndimage
+from servers import free_port, wait_until
+
+from dicom_node.demo.node import NodeProcess
+from dicom_node.demo.pacs import StoragePacs
+from worker.training.phantom import make_phantom
+
 _HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(_HERE.parent))
-
-import numpy as np  # noqa: E402  tests/ is no package
-import servers  # noqa: E402
-from builders import chest_dataset, write_part10  # noqa: E402
-from nodes import FAST, store  # noqa: E402
-from pydicom.uid import generate_uid  # noqa: E402
-from scipy import ndimage  # noqa: E402
-from servers import free_port, wait_until  # noqa: E402
-
-from dicom_node.demo.node import NodeProcess  # noqa: E402
-from dicom_node.demo.pacs import StoragePacs  # noqa: E402
-from worker.training.phantom import make_phantom  # noqa: E402
-
 _SECONDS = 400.0
-_PAUSE_SECONDS = (
-    8.0  # releases decide on an image with another one's UID without a row that says so
-)
+# No row says that a release will still decide on an image with another one's UID.
+_PAUSE_SECONDS = 8.0
 _KEPT = ("spool", "artifacts", "audit.key", "audit-anchor.log")
 # Run by the release's own code.
 _COPY = """
