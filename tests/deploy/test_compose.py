@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import servers
 from absent import missing
 from composed import CONTAIN, Host, image_of, read_compose, running_host
-from images import DEPLOY, read_image
+from images import DEPLOY, REPOSITORY, read_image
 from nodes import make_chest, store
 from servers import free_port, wait_until
 
@@ -216,3 +217,21 @@ def test_images_run_as_nobody_in_particular_and_know_their_health(
     bases = re.findall(r"^ARG PYTHON=(\S+)$", (DEPLOY / file).read_text(), re.MULTILINE)
     assert len(bases) == 1
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", bases[0])
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in DEPLOY.glob("Dockerfile.*")))
+def test_what_an_image_copies_is_there_and_admitted(file: str) -> None:
+    text = (DEPLOY / file).read_text()
+    copied = {
+        source.rstrip("/")
+        for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    assert copied
+    admitted = re.findall(r"^!(.+)$", (REPOSITORY / ".dockerignore").read_text(), re.MULTILINE)
+    for source in copied:
+        assert (REPOSITORY / source).exists()
+        assert any(source == each or source.startswith(f"{each}/") for each in admitted), source
+    if "pyproject.toml" in copied:  # else the wheel lacks what it is to be made of
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+        assert {project["readme"], *project["license-files"]} <= copied

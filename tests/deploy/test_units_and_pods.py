@@ -140,6 +140,17 @@ def test_workers_reach_database_broker_and_storage_only(overlay: str) -> None:
     assert not any(spec.get("ingress") for spec in mine.values())
 
 
+def test_with_a_bucket_only_the_dispatcher_has_a_volume() -> None:
+    claims = {
+        name: [it["persistentVolumeClaim"]["claimName"] for it in pod["volumes"]
+               if "persistentVolumeClaim" in it]
+        for name, pod in _pods("s3").items()
+    }  # fmt: skip
+    assert claims == {name: [] for name in _ROLES} | {"dispatch": ["dicom-node-dispatch"]}
+    made = [it for it in rendered("s3") if it["kind"] == "PersistentVolumeClaim"]
+    assert [it["metadata"]["name"] for it in made] == ["dicom-node-dispatch"]
+
+
 def test_the_gpu_s_workers_ask_for_one() -> None:
     (container,) = _pods("gpu")["worker"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
