@@ -16,6 +16,7 @@ import servers
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from brokers import Broker
+from crashing import INJECTED, VARIABLE, Armed
 from fault_nodes import Node, Role
 from fault_servers import PostgresServer, answers, postgres_server
 from hosts_wiring import Host, HostRole, Network
@@ -96,6 +97,7 @@ class SpreadNode(Node):
         self.hosts = {FRONT: network.host(FRONT)}
         settings = {
             "DICOM_NODE_DICOM__HOST": "0.0.0.0",  # noqa: S104  on a network of its own
+            "DICOM_NODE_DISPATCH__SETTLE_SECONDS": "4",  # between two images of one study
             "DICOM_NODE_WORKER__LEASE_SECONDS": str(LEASE_SECONDS),
         }
         super().__init__(network.disk / "node", **addresses, **settings, **s3.settings)
@@ -104,6 +106,14 @@ class SpreadNode(Node):
     def front(self) -> Host:
         """The host that receives, dispatches and delivers."""
         return self.hosts[FRONT]
+
+    @property
+    def _crash_folder(self) -> Path:
+        return self.data_dir.with_name("crash")
+
+    def armed(self) -> Armed:
+        """Return the crash points of the listener."""
+        return Armed(self.front.outside(self._crash_folder))
 
     def switch_on(self, *names: str) -> None:
         """Have a worker on each of these hosts; a host that is off is there anew, without files."""
@@ -125,6 +135,9 @@ class SpreadNode(Node):
         program = ["dicom_node", name] if host is self.front else ["worker", "run"]
         command = [sys.executable, "-m", *program, "--data-dir", str(self.data_dir)]
         log = self._network.disk.with_name(f"{name}.log")
+        if name == "listen":
+            injected = {VARIABLE: str(self._crash_folder), "PYTHONPATH": str(INJECTED)}
+            environment = {**environment, **injected}
         return host.start(name, command, environment, log)
 
     def _readiness(self, role: Role) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from absent import missing
 from accounts import CloseAccount, delivered, kept_once, received, sweep
-from crashing import INJECTED, POINTS, VARIABLE, Armed
+from crashing import POINTS
 from fault_pacs import PacsOf
 from fault_senders import SUCCESS, Notebook
 from hosts_site import LEASE_SECONDS, Site, SpreadNode, site
@@ -35,7 +35,7 @@ _TAKEN_BACK = """
 """
 _JOB = "SELECT state, attempts, error FROM job WHERE id = :id"
 _ENDED = "SELECT count(*) > 0 FROM job WHERE id = :id AND state != 'leased'"
-_DONE = "SELECT count(*) > 0 FROM job WHERE id = :id AND state = 'done'"
+_DONE_AGAIN = "SELECT count(*) > 0 FROM job WHERE id = :id AND state = 'done' AND attempts > 1"
 
 Chest = Callable[..., Dataset]
 
@@ -138,11 +138,7 @@ def test_the_listener_is_killed(
     point: str, hosts: Site, notebook: Notebook, chest: Chest, close: Callable[[], None]
 ) -> None:
     node, during = hosts.node, chest()
-    folder = node.data_dir.with_name("crash")
-    armed = Armed(node.front.outside(folder))
-    assert node.role("listen").terminate() == 0
-    node.start("listen", **{VARIABLE: str(folder), "PYTHONPATH": str(INJECTED)})
-
+    armed = node.armed()
     armed.arm(point)
     statuses = notebook.send(node.port, during)
     assert armed.victim(point) is not None, "nobody got as far as the point"
@@ -177,10 +173,9 @@ def test_worker_hosts_fall_away(
         started = time.monotonic()
         node.wait_for(_TAKEN_BACK, _PATIENCE_SECONDS, id=job, owner=owner)
         assert time.monotonic() - started > LEASE_SECONDS / 2
-        node.wait_for(_DONE, _PATIENCE_SECONDS, id=job)
-        assert node.query(_JOB, id=job) == [("done", 2, None)]
+        node.wait_for(_DONE_AGAIN, _PATIENCE_SECONDS, id=job)
     other = next(each for name, each in node.hosts.items() if name in _WORKERS and each != cut_off)
-    close()
+    _rest(node, notebook)
 
     cut_off.freeze()  # so that the other has the next job
     assert notebook.send(node.port, chest()) == [SUCCESS]
@@ -189,7 +184,7 @@ def test_worker_hosts_fall_away(
     victim.power_off()
     cut_off.thaw()
     close()
-    assert node.query(_JOB, id=job) == [("done", 2, None)]
+    node.wait_for(_DONE_AGAIN, id=job)
 
 
 @pytest.mark.slow_faults
@@ -223,7 +218,7 @@ def test_storage_is_cut_off_during_analysis(
         if state == "pending":
             break  # else it had stored everything before
     assert (state, attempts, error) == ("pending", 0, "StorageError")
-    assert node.query(_JOB, id=job)[0][:2] == ("done", 1)
+    assert node.query(_JOB, id=job)[0][0] == "done"
 
 
 @pytest.mark.slow_faults
