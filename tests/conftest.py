@@ -3,15 +3,17 @@
 What is not installed is skipped with a reason on a developer's machine and fails where CI is set.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 import servers
 from absent import missing
 from dicomweb import PLUGIN, WebOrthanc, kill_orthanc
+from kept_databases import KeptDatabases
 from smalldisk import CannotMountError, SmallDisk, small_disk
 
 from dicom_node.demo.pacs import OrthancPacs, StoragePacs, find_orthanc
@@ -22,7 +24,35 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 # Folders whose files take longest come first, so that at the end no core waits for one of them.
-_ORDER = ("e2e", "faults", "unit/worker", "integration")
+_ORDER = ("e2e", "deploy", "faults", "unit/worker", "integration")
+
+
+def pytest_sessionstart() -> None:
+    """Collect no garbage while the tests are imported: a million objects, and all of them stay."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look at what the imports left no more: each look would take a second."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_a_file_leaves_is_its_own() -> Iterator[None]:
+    """Find here what a file of tests did not close, not in an innocent test of another one."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _what_is_expected_is_found_here(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that lets something be left unclosed has it found while that is allowed."""
+    yield
+    allowed = (mark.args for mark in request.node.iter_markers("filterwarnings"))
+    if any("ResourceWarning" in str(words) for words in allowed):
+        gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -84,9 +114,34 @@ def postgres_url(_postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def _kept_databases(_postgres_server: str) -> Iterator[KeptDatabases]:
+    with closing(KeptDatabases(_postgres_server)) as kept:
+        yield kept
+
+
+@pytest.fixture
+def migrated_postgres_url(_kept_databases: KeptDatabases) -> Iterator[str]:
+    """URL of a database of its own on a real PostgreSQL, with the newest schema and no rows."""
+    with _kept_databases.lent() as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a new, empty database: every test that takes it runs on both kinds."""
+    """URL of a database without rows: every test that takes it runs on both kinds.
+
+    Both are given the newest schema by `rows.open_database`; PostgreSQL's may have it already.
+    """
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'node.db'}"
+    url: str = request.getfixturevalue("migrated_postgres_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database without tables, of each kind: for tests of the migrations themselves."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'node.db'}"
     url: str = request.getfixturevalue("postgres_url")

@@ -8,6 +8,7 @@ from io import BytesIO
 from builders import chest_dataset
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from remembered import AskedOnce
 from rows import add_destination
 from sqlalchemy import select
 from typing_extensions import override
@@ -24,7 +25,6 @@ from models.session import Database
 from models.settings import Settings
 from models.states import ArtifactKind, JobKind, JobState
 from worker import tasks
-from worker.inference import Segmenter
 from worker.loading import LoadedModel, LoadedModels
 from worker.registry import find_bundle
 from worker.results import ResultStore
@@ -41,12 +41,12 @@ _ROUNDS = 40
 
 
 @cache
-def _segmenter() -> Segmenter:
-    return Segmenter.load(find_bundle("unet", ()), "cpu", 1)
+def _segmenter() -> AskedOnce:
+    return AskedOnce.load(find_bundle("unet", ()), "cpu", 1)
 
 
 class _SharedModels(LoadedModels):
-    """The shipped network, loaded once for all tests; registered in each one's database."""
+    """The shipped network, loaded once, and asked once for each picture, by all tests."""
 
     @override
     def get(self, selector: str) -> LoadedModel:

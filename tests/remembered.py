@@ -8,13 +8,33 @@ it again. The networks are told apart by their weights, the pictures by their nu
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import pytest
 import torch
+from typing_extensions import override
 
 from worker import inference
+from worker.inference import Segmenter
 from worker.network import predict
+from worker.preprocess import Prepared
+
+
+class AskedOnce(Segmenter):
+    """A segmenter that does so."""
+
+    @cached_property
+    def _found(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    @override
+    def _square(self, prepared: Prepared) -> torch.Tensor:
+        key = _sha256(prepared.tensor)
+        if key not in self._found:
+            self._found[key] = super()._square(prepared)
+        return self._found[key].clone()
+
 
 _digests: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 

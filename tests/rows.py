@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import event, func, select, update
 from sqlalchemy.orm import Session
 
-from migrations.schema import upgrade
+from migrations.schema import newest_revision, upgrade
 from models.audit import AuditAction, AuditEvent
 from models.base import utc_now
 from models.delivery import Destination
@@ -64,6 +64,10 @@ def _migrate_postgres(database: Database) -> None:
         if tables is None and _MIGRATING:
             connection.exec_driver_sql(";".join(_MIGRATING))
             return
+        if tables is not None:
+            revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+            if revision.scalar() == _newest():
+                return
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -75,6 +79,11 @@ def _migrate_postgres(database: Database) -> None:
     event.remove(database.engine, "before_cursor_execute", note)
     if tables is None:
         _MIGRATING[:] = statements
+
+
+@cache
+def _newest() -> str | None:
+    return newest_revision()
 
 
 @cache

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import sqlalchemy as sa
+import psycopg
 
 _START_SECONDS = 60.0
 _LEAST_SECONDS = 60.0
@@ -172,16 +172,17 @@ def postgres(binaries: Path, *, durable: bool = False, folder: Path | None = Non
                 process.wait(30)
 
 
+def on_server(server: str, statement: str) -> None:
+    """Run a statement on a running PostgreSQL, outside of a transaction."""
+    address = f"{server}/postgres".replace("+psycopg", "", 1)
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
 @contextlib.contextmanager
 def new_database(server: str) -> Iterator[str]:
     """Yield the URL of a new, empty database on a running PostgreSQL; drop it afterwards."""
     name = f"test_{uuid4().hex}"
-    admin = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    try:
-        with admin.connect() as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {name}"))
-        yield f"{server}/{name}"
-        with admin.connect() as connection:
-            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    finally:
-        admin.dispose()
+    on_server(server, f"CREATE DATABASE {name}")
+    yield f"{server}/{name}"
+    on_server(server, f"DROP DATABASE {name} WITH (FORCE)")

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 from fault_servers import answers
+from rows import open_database
 from servers import wait_until
 
 from dicom_node.demo.pacs import free_ports
@@ -150,8 +151,8 @@ class Node:
     def start(self, *names: str, **environment: str) -> list[Role]:
         """Start roles at once and wait until each can work; `environment` is for these only."""
         if "up" not in names and not self.roles:
-            upgraded = self.run("db", "upgrade")
-            assert upgraded.returncode == 0, upgraded.stderr
+            with open_database(self.database_url):
+                pass  # has the newest schema
         started = []
         for name in names:
             self.roles[name] = self._launch(name, self.environment | environment)

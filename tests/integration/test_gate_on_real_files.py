@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from analysing import analyse_here
 from pydicom.dataset import Dataset
+from remembered import AskedOnce
 
 from models.analysis_sections import AnalysisSettings
 from models.reasons import Reason
@@ -47,7 +48,7 @@ SECONDARY_CAPTURES = {
 
 @pytest.fixture(scope="module")
 def model() -> Segmenter:
-    return Segmenter.load(find_bundle("unet"), "cpu")
+    return AskedOnce.load(find_bundle("unet"), "cpu")
 
 
 def _analyse(paths: list[Path], out: Path, *settings: str) -> list[dict[str, Any]]:

@@ -72,9 +72,9 @@ def _migrate(database: Database, to: str, step: str = "upgrade") -> None:
 
 
 @pytest.fixture
-def old(database_url: str) -> Iterator[Database]:
+def old(bare_database_url: str) -> Iterator[Database]:
     """A database of the first release, with one study in it."""
-    database = Database(database_url)
+    database = Database(bare_database_url)
     _migrate(database, "0001")
     with database.write() as session:
         for statement in OLD_ROWS.split(";\n"):
