@@ -1,5 +1,9 @@
-"""`python -m dicom_node`."""
+"""`python -m dicom_node`: the same as `dicom-node`."""
 
-from dicom_node.cli import main
+from models.importing import importing
 
-main()
+with importing():
+    from dicom_node.cli import main
+
+if __name__ == "__main__":
+    main()

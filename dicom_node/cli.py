@@ -30,6 +30,7 @@ from dicom_node.study_commands import replay
 from dicom_node.ups_commands import messages
 from dicom_node.worklist_commands import feedback, worklist
 from migrations.schema import SchemaError
+from models.importing import importing
 from models.sections import DestinationSettings
 from models.session import Database
 from models.settings import Settings
@@ -56,7 +57,8 @@ def up(
     **options: Any,  # noqa: ANN401  those of _with_options
 ) -> None:
     """Run the whole node on this machine; prints `ready` when it can take studies."""
-    from dicom_node.supervisor import Supervisor
+    with importing():
+        from dicom_node.supervisor import Supervisor
 
     settings = _with_options(_settings(config, data_dir), **options)
     serve_as("up", settings)
@@ -95,7 +97,8 @@ def _with_options(
 @_common
 def listen(config: Path | None, data_dir: Path | None) -> None:
     """Receive objects by C-STORE."""
-    from dicom_node import listeners
+    with importing():
+        from dicom_node import listeners
 
     settings = _settings(config, data_dir)
     serve_as("listen", settings)
@@ -107,10 +110,11 @@ def listen(config: Path | None, data_dir: Path | None) -> None:
 @_common
 def dispatch(config: Path | None, data_dir: Path | None) -> None:
     """Publish jobs, settle studies, plan deliveries, take back expired leases, seal the audit."""
-    from dicom_node.audit.forwarding import forwarding
-    from dicom_node.audit.seals import sealing
-    from dicom_node.dispatch import Dispatcher
-    from dicom_node.queue import JobQueue, require_usable
+    with importing():
+        from dicom_node.audit.forwarding import forwarding
+        from dicom_node.audit.seals import sealing
+        from dicom_node.dispatch import Dispatcher
+        from dicom_node.queue import JobQueue, require_usable
 
     settings = _settings(config, data_dir)
     serve_as("dispatch", settings)
@@ -125,7 +129,8 @@ def dispatch(config: Path | None, data_dir: Path | None) -> None:
 @_common
 def deliver(config: Path | None, data_dir: Path | None) -> None:
     """Send results to their destinations."""
-    from dicom_node import delivery
+    with importing():
+        from dicom_node import delivery
 
     settings = _settings(config, data_dir)
     serve_as("deliver", settings)
@@ -138,7 +143,8 @@ def deliver(config: Path | None, data_dir: Path | None) -> None:
 @_common
 def web(config: Path | None, data_dir: Path | None) -> None:
     """Serve the pages and the API over HTTP."""
-    from dicom_node.web import serve
+    with importing():
+        from dicom_node.web import serve
 
     settings = _settings(config, data_dir)
     serve_as("web", settings)

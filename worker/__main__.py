@@ -1,6 +1,9 @@
 """`python -m worker`: the same as `dicom-worker`."""
 
-from worker.cli import main
+from models.importing import importing
+
+with importing():
+    from worker.cli import main
 
 if __name__ == "__main__":
     main()

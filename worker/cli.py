@@ -20,6 +20,7 @@ from rich.table import Table
 
 from models.broker import BrokerFileError
 from models.files import keep_files_private
+from models.importing import importing
 from models.log import set_up_logging
 from models.running import register
 from models.settings import Settings, load_settings
@@ -125,7 +126,8 @@ def run(*, config: Path | None, data_dir: Path | None, unwatched: bool) -> None:
 
         set_up_logging("watch", level=settings.log.level, as_json=settings.log.format == "json")
         sys.exit(run_watched(settings, _unwatched(config, data_dir)))
-    from worker.celery_app import run_worker
+    with importing():
+        from worker.celery_app import run_worker
 
     try:
         run_worker(settings)
@@ -206,10 +208,11 @@ def _analyse(
 
     bundle = find_bundle(settings.analysis.model, settings.worker.bundle_dirs)
 
-    from worker.analyse import Extras, FileAnalysis, find_files
-    from worker.classifier import load_classifier
-    from worker.inference import Segmenter
-    from worker.sandbox import Sandbox
+    with importing():
+        from worker.analyse import Extras, FileAnalysis, find_files
+        from worker.classifier import load_classifier
+        from worker.inference import Segmenter
+        from worker.sandbox import Sandbox
 
     segmenter = Segmenter.load(bundle, settings.worker.device, settings.worker.torch_threads)
     classifier = load_classifier(settings)
