@@ -4,7 +4,7 @@ import json
 import sqlite3
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 from absent import missing
-from sqlalchemy import MetaData, Table, make_url, text
+from sqlalchemy import Connection, Inspector, inspect, make_url, text
 
 from models.session import Database
 
@@ -22,7 +22,7 @@ ARCHIVES = Path(__file__).with_name("releases")
 Facts = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Release:
     """One earlier release: the revision of its schema and the commit of its code."""
 
@@ -64,20 +64,20 @@ RELEASES = [Release(path) for path in sorted(ARCHIVES.glob("*.tar.xz"))]
 
 def facts_of(database: Database) -> Facts:
     """Return every cell of every table as the driver gives it, by table, row and column."""
-    metadata = MetaData()
     with database.engine.connect() as connection:
-        metadata.reflect(connection)
+        tables = inspect(connection)
         return {
-            table.name: {_key(table, row): row for row in _rows(connection, table)}
-            for table in metadata.sorted_tables
-            if table.name != "alembic_version"
+            name: dict(_rows(connection, tables, name))
+            for name in tables.get_table_names()
+            if name != "alembic_version"
         }
 
 
-def _rows(connection: Any, table: Table) -> Iterator[dict[str, Any]]:
-    for row in connection.execute(text(f'SELECT * FROM "{table.name}"')).mappings():  # noqa: S608  names of tables
-        yield dict(row)
-
-
-def _key(table: Table, row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[column.name] for column in table.primary_key)
+def _rows(
+    connection: Connection, tables: Inspector, name: str
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    rows = connection.execute(text(f'SELECT * FROM "{name}"')).mappings().all()  # noqa: S608  names of tables
+    has_id = bool(rows) and "id" in rows[0]
+    key = ["id"] if has_id else tables.get_pk_constraint(name)["constrained_columns"]
+    for row in rows:
+        yield tuple(row[column] for column in key), dict(row)
