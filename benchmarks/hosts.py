@@ -16,6 +16,7 @@ first job that is published to the last result that is stored. Each figure is of
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of a core, of each worker host")
     parser.add_argument("--rows", type=int, default=2048, help="of the drawn radiographs")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and the servers with it
     orthanc = find_orthanc()
     if orthanc is None:
         sys.exit("Orthanc is not installed: apt-get install orthanc")
