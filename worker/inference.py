@@ -93,9 +93,14 @@ class Segmenter:
 
         `threshold` is the probability from which a pixel is opacity; None takes the model's own.
         """
+        return self.reading(prepared, self.square(prepared), threshold)
+
+    def reading(
+        self, prepared: Prepared, square: torch.Tensor, threshold: float | None = None
+    ) -> Reading:
+        """Return what `read` does of the probabilities on the network's square."""
         limits = self._metadata.threshold
         opacity = limits.opacity if threshold is None else threshold
-        square = self._square(prepared)
         top, left, height, width = prepared.box
         inside = square[:, top : top + height, left : left + width].numpy()
         upright = masks_from_probabilities(inside, limits.lung, opacity)
@@ -112,10 +117,10 @@ class Segmenter:
     def probabilities(self, image: ChestImage) -> NDArray[np.float32]:
         """Return left lung, right lung, opacity on the source grid: float32 (3, rows, columns)."""
         prepared = self.prepared(image)
-        return prepared.to_source(self._square(prepared))
+        return prepared.to_source(self.square(prepared))
 
     @torch.inference_mode()
-    def _square(self, prepared: Prepared) -> torch.Tensor:
+    def square(self, prepared: Prepared) -> torch.Tensor:
         """Return left lung, right lung, opacity on the network's square: (3, size, size)."""
         tensor = prepared.tensor.to(self.device, memory_format=torch.channels_last)
         return predict(self._network, tensor, mirrored=self._metadata.mirrored).cpu()

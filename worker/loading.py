@@ -11,6 +11,7 @@ from worker.errors import BundleError
 from worker.inference import Segmenter
 from worker.registry import find_bundle, find_classifier, installed_bundles
 from worker.results import ResultStore
+from worker.warm_up import warm_up_objects
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class LoadedModels:
             for selector in self._settings.models:
                 self.get(selector)
             self.classifier()
+            warm_up_objects(self._settings)
         shadow = self._settings.shadow.model
         if shadow is not None and self._settings.worker.serves in _COMPARES:
             try:

@@ -161,6 +161,11 @@ class OrthancPacs:
             raise
 
     @property
+    def pid(self) -> int:
+        """Process id of Orthanc."""
+        return self._process.pid
+
+    @property
     def address(self) -> str:
         """AET@HOST:PORT."""
         return f"{self.ae_title}@127.0.0.1:{self.port}"
