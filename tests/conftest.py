@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import servers
@@ -15,6 +16,8 @@ from absent import missing
 from dicomweb import PLUGIN, WebOrthanc, kill_orthanc
 from kept_databases import KeptDatabases
 from smalldisk import CannotMountError, SmallDisk, small_disk
+from typing_extensions import override
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 from dicom_node.demo.pacs import OrthancPacs, StoragePacs, find_orthanc
 
@@ -24,7 +27,9 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 # Folders whose files take longest come first, so that at the end no core waits for one of them.
-_ORDER = ("e2e", "deploy", "faults", "unit/worker", "integration")
+_ORDER = ("e2e", "deploy", "faults", "browser", "unit/worker", "integration")
+# Its files share a node with results, which takes a minute to make: one process has them all.
+_TOGETHER = "tests/browser/"
 
 
 def pytest_sessionstart() -> None:
@@ -53,6 +58,20 @@ def _what_is_expected_is_found_here(request: pytest.FixtureRequest) -> Iterator[
     allowed = (mark.args for mark in request.node.iter_markers("filterwarnings"))
     if any("ResourceWarning" in str(words) for words in allowed):
         gc.collect()
+
+
+class _Files(LoadFileScheduling):
+    """Gives out whole files, and those of one folder together."""
+
+    @override
+    def _split_scope(self, nodeid: str) -> str:
+        return _TOGETHER if nodeid.startswith(_TOGETHER) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files | None:
+    """Have `--dist loadfile` do so."""
+    return _Files(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
