@@ -37,7 +37,9 @@ def test_a_name_reads_as_people_write_it(name: str, shown: str | None) -> None:
 
 def test_the_header_of_a_stored_image_says_who_the_patient_is(tmp_path: Path) -> None:
     write_part10(tmp_path / "a.dcm", chest_dataset(PatientBirthDate="19700102", PatientSex="F"))
-    assert read_patient(Store(tmp_path), _header("a.dcm")) == Patient("Phantom, Chest", "19700102", "F")
+    assert read_patient(Store(tmp_path), _header("a.dcm")) == Patient(
+        "Phantom, Chest", "19700102", "F"
+    )
 
 
 def test_a_correction_stands_over_the_file(tmp_path: Path) -> None:
