@@ -56,7 +56,7 @@ class JobQueue:
         self._broker = broker
         self._lanes = {lane.name: lane for lane in lanes(is_amqp=broker.is_amqp)}
         self._app = self._new_app()
-        self._reading: Connection | None = None
+        self._own: Connection | None = None
         connection = self._app.connection_for_write()
         self._errors = (
             *(OperationalError, OSError),
@@ -99,7 +99,14 @@ class JobQueue:
         if self._broker.is_amqp:
             options["confirm_timeout"] = _TIMEOUT_SECONDS
         with self._asking("take messages"):
-            self._app.send_task(TASKS[job.kind], args=[job.id], queue=name, retry=False, **options)
+            self._app.send_task(
+                TASKS[job.kind],
+                args=[job.id],
+                queue=name,
+                retry=False,
+                connection=self._connection(),
+                **options,
+            )
 
     def is_waiting_in(self, job: Job, empty: set[str]) -> bool:
         """Say whether the message of a published job may still lie in its queue."""
@@ -113,10 +120,7 @@ class JobQueue:
     def depth(self, queue: str) -> int:
         """Return how many messages wait in one of `names`. Raises BrokerError."""
         with self._asking("answer"):
-            # Not one of the pool: that is shared by all queues of a process, and closed by each.
-            if self._reading is None:
-                self._reading = self._app.connection_for_read()
-            declared = self._reading.default_channel.queue_declare(
+            declared = self._connection().default_channel.queue_declare(  # type: ignore[no-untyped-call]  # kombu
                 queue=queue,
                 passive=False,
                 durable=True,
@@ -146,11 +150,23 @@ class JobQueue:
         return {name: said for answer in answers for name, said in answer.items()}
 
     def close(self) -> None:
-        """Close every connection."""
-        reading, self._reading = self._reading, None
-        if reading is not None:
-            reading.release()  # type: ignore[no-untyped-call]  # kombu
+        """Close the connection."""
+        own, self._own = self._own, None
+        if own is not None:
+            own.release()  # type: ignore[no-untyped-call]  # kombu
         self._app.close()
+
+    def _connection(self) -> Connection:
+        """Return our own connection: those of Celery's pool are shared by the whole process."""
+        if self._own is None:
+            self._own = self._app.connection_for_write()
+        return self._own
+
+    def _drop(self) -> None:
+        """Leave the connection, without a farewell that a silent broker would not answer."""
+        own, self._own = self._own, None
+        if own is not None:
+            own.collect()  # type: ignore[no-untyped-call]  # kombu
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:
@@ -161,8 +177,7 @@ class JobQueue:
         try:
             yield
         except self._errors as error:
-            self.close()
-            self._app = self._new_app()
+            self._drop()
             msg = f"the broker does not {what} ({self._broker}): {_in_words(error)}"
             raise BrokerError(msg) from error
 

@@ -42,6 +42,7 @@ from models.result import Analysis
 from models.session import Database
 from models.settings import Settings, load_settings
 from models.states import JobKind, JobState
+from worker.watch import waiting_messages
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -208,6 +209,7 @@ def test_rabbitmq_dies_at_work_and_every_job_is_done_once(
             "shadow": 2,
         }
         assert read_broker(settings.effective_broker) == {"jobs": 6, "shadow": 2}
+        assert waiting_messages(settings) == 8
         assert "RabbitMQ at" in check_broker(settings, site.queue)
         with _worker(settings, site.log):
             site.wait(lambda: site.log.read_text().count("message dropped") == 8, "8 messages")
@@ -238,6 +240,7 @@ def test_the_master_dies_at_work_the_replica_takes_over_and_every_job_is_done_on
         with _site(settings, tmp_path) as site:
             assert "Redis node by Sentinel 127.0.0.1:" in check_broker(settings, site.queue)
             assert site.queue.names == QUEUES
+            assert waiting_messages(settings) == 0
             with _worker(settings, site.log):
                 site.add(4)
                 site.wait(lambda: site.done() == 4, "4 jobs")
