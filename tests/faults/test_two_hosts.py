@@ -84,6 +84,8 @@ def close(hosts: Site, notebook: Notebook, close_account: CloseAccount) -> Calla
         uids = {each.study_instance_uid for each in notebook.offers}
         if kept_once(node).doubled:
             sweep(node)
+            assert node.role("dispatch").terminate() == 0
+            node.start("dispatch")  # patient again: an upload may take its time
         close_account(
             node,
             received(node, notebook),
