@@ -104,7 +104,8 @@ def test_another_time_place_umask_and_language_give_the_same_bytes(
 ) -> None:
     epoch = json.loads((released.folder / "BUILD.json").read_text())["source_date_epoch"]
     odd = {"LC_ALL": "C", "TZ": "Pacific/Apia", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
-    command = _release(released.repository, "wheel", "--out", tmp_path / "a/b/c", "--epoch", str(epoch), **odd)  # fmt: skip  # noqa: E501
+    built = ["wheel", "--out", tmp_path / "a/b/c", "--epoch", str(epoch)]
+    command = _release(released.repository, *built, **odd)
     _run(_program("faketime"), "2031-05-06 07:08:09", *command, cwd=tmp_path, umask=0o077)
     check_same(released.wheel, tmp_path / "a/b/c" / released.wheel.name)
     (sdist,) = released.folder.glob("*.tar.gz")
@@ -173,8 +174,12 @@ def test_what_was_changed_on_the_way_does_not(
 
 def test_the_wheel_installs_and_says_its_version(released: Released, tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    _run(*pip, "--no-deps", "--no-index", "--no-compile", "--target", tmp_path, released.wheel, cwd=tmp_path)  # fmt: skip  # noqa: E501
-    code = "from importlib.metadata import version; import models; print(version('dicom-node'), models.__file__)"  # noqa: E501
+    pip += ["--no-deps", "--no-index", "--no-compile", "--target", str(tmp_path)]
+    _run(*pip, released.wheel, cwd=tmp_path)
+    code = (
+        "from importlib.metadata import version; import models;"
+        " print(version('dicom-node'), models.__file__)"
+    )
     said = _run(sys.executable, "-c", code, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert said.split()[0] == _VERSION
     assert Path(said.split()[1]).is_relative_to(tmp_path)
