@@ -62,7 +62,7 @@ class Storing:
             keep()
         spooled = SpooledInstance(
             storage_key=key,
-            path=self.spool.path(key),
+            path=self.spool.store.place(key),
             identity=identity,
             transfer_syntax_uid=request.transfer_syntax_uid,
             data_set_sha256=received.data_set_sha256,

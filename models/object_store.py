@@ -49,6 +49,7 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self._bucket = urlsplit(self._url).netloc
+        _client()  # its import takes a second: not in the first C-STORE
         self._seen: dict[str, tuple[float, dict[str, ObjectInfo]]] = {}
 
     def url_of(self, key: str) -> str:
@@ -140,14 +141,19 @@ class ObjectStore:
         )
 
 
-def _file_system() -> Any:  # noqa: ANN401  fsspec has no types
-    """Return the file system of this process: fsspec keeps one, and makes another after a fork."""
+def _client() -> Any:  # noqa: ANN401  a module without types
+    """Return s3fs. Raises RuntimeError where it is not installed."""
     try:
         import s3fs  # noqa: PLC0415  an extra
     except ImportError:
         msg = "storage_url needs s3fs: pip install 'dicom-node[s3]'"
         raise RuntimeError(msg) from None
-    files = s3fs.S3FileSystem(
+    return s3fs
+
+
+def _file_system() -> Any:  # noqa: ANN401  fsspec has no types
+    """Return the file system of this process: fsspec keeps one, and makes another after a fork."""
+    files = _client().S3FileSystem(
         use_listings_cache=False,
         config_kwargs={
             "connect_timeout": _CONNECT_SECONDS,

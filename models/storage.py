@@ -48,6 +48,10 @@ class Store:
         """
         return self.root / key
 
+    def place(self, key: str) -> Path:
+        """Return where the bytes are, or will be, on this host, without a look."""
+        return self.root / key
+
     def path_of(self, key: str, purged_at: datetime | None) -> Path:
         """Return the file of a stored object, or what retention kept of a purged one.
 
