@@ -297,6 +297,8 @@ def test_a_worker_says_in_one_sentence_which_model_it_lacks(tmp_path: Path) -> N
         "DICOM_NODE_DATA_DIR": str(tmp_path),
         "DICOM_NODE_RULES": json.dumps([{"calling_aet": "ICU", "model": "nowhere"}]),
     }
+    with open_database(f"sqlite:///{tmp_path / 'node.db'}"):
+        pass  # it has its tables
     done = subprocess.run(
         [sys.executable, "-m", "worker", "run"],
         env=environment,

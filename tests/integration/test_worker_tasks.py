@@ -24,6 +24,7 @@ from models.reasons import SENTENCES, Reason
 from models.result import Analysis, Artifact, ModelVersion, ReportedAnalysis
 from models.settings import Settings, load_settings
 from models.states import ArtifactKind, InstanceState, JobKind, JobState
+from models.storage import Store
 from worker import results, tasks
 from worker.celery_app import make_runtime
 from worker.errors import AnalysisFailed
@@ -196,14 +197,14 @@ def test_a_disk_that_fills_between_two_files_leaves_none(
     runtime: tasks.Runtime, job: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = _files(runtime.settings)
-    real = results.atomic_write
+    real = Store.write
 
-    def full_after_one(path: Path, data: bytes) -> None:
+    def full_after_one(store: Store, key: str, data: bytes) -> None:
         if len(_files(runtime.settings)) > len(before):
             raise OSError(28, "no space")
-        real(path, data)
+        real(store, key, data)
 
-    monkeypatch.setattr(results, "atomic_write", full_after_one)
+    monkeypatch.setattr(Store, "write", full_after_one)
     tasks.analyse(job(), runtime)
     assert _one(runtime, Job).state is JobState.PENDING
     assert _files(runtime.settings) == before
