@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import pydicom.config
 import pytest
 import servers
 from absent import missing
@@ -23,6 +24,10 @@ from dicom_node.demo.pacs import OrthancPacs, StoragePacs, find_orthanc
 
 pytest_plugins = ["fault_report"]
 
+_STRICTNESS = (
+    pydicom.config.settings.reading_validation_mode,
+    pydicom.config.settings.writing_validation_mode,
+)
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -46,9 +51,14 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _what_a_file_leaves_is_its_own() -> Iterator[None]:
-    """Find here what a file of tests did not close, not in an innocent test of another one."""
+    """Find here what a file of tests did not close, not in an innocent test of another one.
+
+    And have pydicom as it was: a listener makes it lenient for its whole process.
+    """
     yield
     gc.collect()
+    values = pydicom.config.settings
+    values.reading_validation_mode, values.writing_validation_mode = _STRICTNESS
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -51,28 +52,63 @@ class Window:
         dialog.dismiss()
 
 
-@pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+class _Kept:
+    """What the tests of the folder share, and the tests after them must not wait beside."""
+
+    def __init__(self) -> None:
+        self._running = ExitStack()
+        self._scene: Scene | None = None
+        self._browser: Browser | None = None
+        self.logins: dict[str, Any] = {}
+
+    def scene(self, factory: pytest.TempPathFactory) -> Scene:
+        if self._scene is None:
+            made = running_scene(factory.mktemp("scene"))
+            self._scene = self._running.enter_context(made)
+        return self._scene
+
+    def browser(self) -> Browser:
+        if self._browser is None:
+            browsers = self._running.enter_context(sync_playwright())
+            expect.set_options(timeout=_MILLISECONDS)
+            started = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            self._browser = self._running.enter_context(closing(started))
+        return self._browser
+
+    def end(self) -> None:
+        running, self._running = self._running, ExitStack()
+        self._scene, self._browser, self.logins = None, None, {}
+        running.close()
+
+
+_KEPT: Final = _Kept()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
+    """End node and browser after the last test of the folder: a node at rest computes as well."""
+    yield
+    if nextitem is None or nextitem.path.parent != Path(__file__).parent:
+        _KEPT.end()
+
+
+@pytest.fixture
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A node after a morning's work."""
-    with running_scene(tmp_path_factory.mktemp("scene")) as made:
-        yield made
+    return _KEPT.scene(tmp_path_factory)
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@pytest.fixture
+def browser() -> Browser:
     """Debian's Chromium."""
     if not CHROMIUM.exists():
         missing("Chromium is not installed (chromium)")
-    with sync_playwright() as browsers:
-        expect.set_options(timeout=_MILLISECONDS)
-        started = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+    return _KEPT.browser()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def _logins() -> dict[str, Any]:
-    return {}
+    return _KEPT.logins
 
 
 @pytest.fixture

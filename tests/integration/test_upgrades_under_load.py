@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,10 @@ def _working(flow: Flow) -> Iterator[None]:
 
     def work() -> None:
         while not stop.wait(0.05):
-            with suppress(SQLAlchemyError, TimeoutError):
+            try:
                 flow.run()
+            except* (SQLAlchemyError, TimeoutError):
+                pass  # of one part, or of several
 
     thread = threading.Thread(target=work)
     thread.start()
