@@ -17,6 +17,7 @@ from conftest import Window
 from playwright.sync_api import Locator, Page, expect
 from pydicom import dcmread
 from scene import NAME_XSS, SHORT_XSS, XSS, Exam, Scene, send
+from servers import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -27,6 +28,11 @@ _NOTICE = "Research use only. Not a medical device."
 
 def _rows(page: Page) -> list[str]:
     return [row.inner_text() for row in page.locator("#rows tbody tr").all()]
+
+
+def _first_row(page: Page) -> str:
+    page.reload()
+    return _rows(page)[0]
 
 
 def _row(page: Page, patient_id: str) -> Locator:
@@ -44,8 +50,8 @@ def _percent(text: str) -> float:
 
 def test_a_reader_sees_first_what_is_late_and_then_what_is_worst(window: Windows) -> None:
     page = window("rita").open("/")
+    wait_until(lambda: "PH-2245" in _first_row(page), 60, "the study becomes late")
     rows = _rows(page)
-    assert "PH-2245" in rows[0]
     assert "Result late" in rows[0]
     assert "read anyway" in rows[0]
     ranked = [row for row in rows if "%" in row]
