@@ -129,13 +129,10 @@ def _is_of(node: SpreadNode, key: str, ds: Dataset) -> bool:
     return found == [(str(ds.SOPInstanceUID),)]
 
 
+@pytest.mark.slow_faults
 @pytest.mark.parametrize(
     "point",
-    [
-        pytest.param(point, marks=() if point == "before_commit" else pytest.mark.slow_faults)
-        for point in POINTS
-        if point != "directory_synced"  # the name is one in a cache
-    ],
+    [point for point in POINTS if point != "directory_synced"],  # the name is one in a cache
 )
 def test_the_listener_is_killed(
     point: str, hosts: Site, notebook: Notebook, chest: Chest, close: Callable[[], None]
