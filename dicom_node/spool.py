@@ -105,8 +105,7 @@ class Spool:
     def set_aside(self, key: str) -> None:
         """Put a file that is not whole back to the unfinished ones, which are swept."""
         self.path(key).rename(self.incoming / f"{key.rsplit('/', 1)[-1]}.part")
-        if self.store.is_shared:
-            self.store.delete(key)
+        self.store.delete(key)  # where the file was only a copy
 
     def keys(self, older_than_seconds: float = 0.0) -> Iterator[str]:
         """Yield the key of every complete file that is at least that old; without an age, of all.

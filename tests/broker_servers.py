@@ -221,20 +221,14 @@ class RabbitServer:
 @contextlib.contextmanager
 def redis_group(folder: Path, authority: Authority, pair: Pair) -> Iterator[RedisGroup]:
     """Run a master, a replica and three Sentinels."""
-    group = RedisGroup(folder, authority, pair)
-    try:
+    with contextlib.closing(RedisGroup(folder, authority, pair)) as group:
         group.start()
         yield group
-    finally:
-        group.close()
 
 
 @contextlib.contextmanager
 def rabbit(folder: Path, authority: Authority, pair: Pair) -> Iterator[RabbitServer]:
     """Run a RabbitMQ."""
-    server = RabbitServer(folder, authority, pair)
-    try:
+    with contextlib.closing(RabbitServer(folder, authority, pair)) as server:
         server.start()
         yield server
-    finally:
-        server.close()
